@@ -1,0 +1,89 @@
+"""What a backbone is: a callable from windows of RGB bytes to patch embeddings, with an identity and a card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from dlprobe.errors import BackboneError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from dlprobe.spec import ModelSpec, Pins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneCard:
+    """What a user should know about a backbone and its weights, for `dlprobe backbones` and for probe cards."""
+
+    name: str
+    weights: str
+    licence: str
+    trained_on: str
+    notes: str = ""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Windows in, patch embeddings out.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        Identity of its embeddings.
+    pins : Pins
+        How it computes: engine, precision, device and batch size.
+    card : BackboneCard
+        Licence and training data.
+    weights : str
+        What was asked for (``pretrained``, a file, ``random:SEED``), so that it can be loaded again.
+    """
+
+    spec: ModelSpec
+    pins: Pins
+    card: BackboneCard
+    weights: str
+
+    @property
+    def width(self) -> int:
+        """Numbers per patch."""
+        ...
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch, in pixels."""
+        ...
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights."""
+        ...
+
+    def __call__(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+        """Embed windows.
+
+        Parameters
+        ----------
+        windows : ndarray or tensor of uint8, shape (batch, window_px, window_px, 3)
+            RGB.
+
+        Returns
+        -------
+        tensor of float32, shape (batch, rows, cols, width)
+            On the backbone's device.
+        """
+        ...
+
+
+def require_divides(patch_px: int, window_px: int, name: str) -> None:
+    """Raise `BackboneError` naming the nearest windows that work if `patch_px` does not divide `window_px`."""
+    if window_px < patch_px or window_px % patch_px:
+        below = max(1, window_px // patch_px) * patch_px
+        msg = (
+            f"{name} has patches of {patch_px} px, which do not divide a window of {window_px} px; "
+            f"the nearest windows that work are {below} and {below + patch_px} px (--window)"
+        )
+        raise BackboneError(msg)

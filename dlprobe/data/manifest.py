@@ -1,0 +1,231 @@
+"""The manifest: a table of images with their masks, variants, sources and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dlprobe.data.provenance import VARIANTS
+from dlprobe.errors import DataError
+from dlprobe.publish import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: Columns in their order; strings are empty where unknown, sizes 0.
+TEXT_COLUMNS = (
+    "path",
+    "mask",
+    "variant",
+    "source_id",
+    "donor_id",
+    "generator",
+    "mask_kind",
+    "split",
+    "dataset",
+)
+SIZE_COLUMNS = ("width", "height")
+COLUMNS = (*TEXT_COLUMNS, *SIZE_COLUMNS)
+REQUIRED = ("path", "variant", "source_id")
+SPLITS = ("train", "val", "test")
+_ROOT_KEY = b"dlprobe.root"
+
+
+class Manifest:
+    """A table of images, sorted by path.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        At least the columns ``path`` (relative to `root`), ``variant`` and ``source_id``; further ones of `COLUMNS`
+        where known. Columns of other names are kept apart from any identity and dropped.
+    root : path
+        Folder that the paths are relative to; no part of any identity.
+
+    Raises
+    ------
+    DataError
+        If a required column or value is missing, a variant or split unknown, or a path stands twice.
+    """
+
+    def __init__(self, frame: pd.DataFrame, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        self.frame = _normalised(frame)
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, object]], root: str | os.PathLike[str]) -> Manifest:
+        """Build from one mapping per image."""
+        return cls(pd.DataFrame.from_records(list(records), columns=None), root)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Manifest:
+        """Read a Parquet or CSV file.
+
+        Parameters
+        ----------
+        path : path
+            Parquet if the name ends in ``.parquet``, else CSV.
+        root : path, optional
+            Folder of the images; else the one that the Parquet file names, or the folder of the CSV file.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, unreadable or no manifest.
+        """
+        path = Path(path)
+        if not path.is_file():
+            msg = f"no manifest at {path}; make one with `dlprobe scan`"
+            raise DataError(msg)
+        if path.suffix != ".parquet":
+            return cls(read_csv(path), path.parent if root is None else root)
+        frame, stored = read_parquet(path)
+        return cls(frame, path.parent / stored if root is None else root)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write to Parquet (by the ending ``.parquet``) or CSV, whole or not at all.
+
+        Raises
+        ------
+        DataError
+            If a CSV file is to lie outside the root, which it has no place to name.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            with publish(path) as scratch:
+                _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent))
+        elif path.parent.resolve() == self.root.resolve():
+            with publish(path) as scratch:
+                self.frame.to_csv(scratch, index=False)
+        else:
+            msg = (
+                f"a CSV manifest must lie in its root {self.root}; write there, or write Parquet ({path.stem}.parquet)"
+            )
+            raise DataError(msg)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content without the root: the same for Parquet and CSV, and for any order of rows."""
+        return hashlib.sha256(self.frame.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.frame)
+
+    def select(self, mask: pd.Series) -> Manifest:
+        """Return the manifest of the rows where `mask` is True."""
+        return Manifest(self.frame[mask], self.root)
+
+
+def source_groups(frame: pd.DataFrame) -> pd.Series:
+    """Return for each image the name of its group: sources joined by donors, which no split may part.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With columns ``source_id`` and ``donor_id``.
+
+    Returns
+    -------
+    Series of str, aligned with `frame`
+        The alphabetically first source_id of the group.
+    """
+    parent: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for source, donor in frame[["source_id", "donor_id"]].drop_duplicates().itertuples(index=False):
+        left, right = find(source), find(donor or source)
+        parent[max(left, right)] = min(left, right)
+    return frame["source_id"].map(find)
+
+
+def crossing_sources(frame: pd.DataFrame) -> list[str]:
+    """Return the groups of sources that stand in more than one split, sorted."""
+    named = frame[frame["split"] != ""]
+    counts = named.groupby(source_groups(named))["split"].nunique() if len(named) else pd.Series(dtype=int)
+    return sorted(str(name) for name in counts[counts > 1].index)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Return a CSV file as text columns; raise `DataError` if it is none."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
+        msg = f"{path} cannot be read as CSV ({str(error).splitlines()[0]}); give a comma-separated table with a header"
+        raise DataError(msg) from error
+
+
+def read_parquet(path: Path) -> tuple[pd.DataFrame, str]:
+    """Return a Parquet file and the root that it names ("." if none); raise `DataError` if it is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        msg = f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); write it again with `dlprobe scan`"
+        raise DataError(msg) from error
+    stored = (table.schema.metadata or {}).get(_ROOT_KEY, b".").decode()
+    return table.to_pandas(), stored
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path, root: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({_ROOT_KEY: root.encode()}), path)
+
+
+def _normalised(frame: pd.DataFrame) -> pd.DataFrame:
+    if missing := [name for name in REQUIRED if name not in frame]:
+        msg = f"the manifest lacks the column {' and '.join(missing)}; required are {', '.join(REQUIRED)}"
+        raise DataError(msg)
+    text = {
+        name: frame[name].fillna("").astype(str) if name in frame else pd.Series("", index=frame.index, dtype=str)
+        for name in TEXT_COLUMNS
+    }
+    sizes = {name: _sizes(frame, name) for name in SIZE_COLUMNS}
+    table = pd.DataFrame({**text, **sizes}).astype({**dict.fromkeys(TEXT_COLUMNS, object)})
+    _check(table)
+    return table.sort_values("path", kind="stable").reset_index(drop=True)
+
+
+def _sizes(frame: pd.DataFrame, name: str) -> pd.Series:
+    if name not in frame:
+        return pd.Series(0, index=frame.index, dtype="int64")
+    values = pd.to_numeric(frame[name].replace("", 0), errors="coerce").fillna(-1).astype("int64")
+    if (values < 0).any():
+        row = frame.loc[(values < 0).idxmax()]
+        msg = f"the manifest gives {row['path']} the {name} {row[name]!r}; write whole pixels or leave it empty"
+        raise DataError(msg)
+    return values
+
+
+def _check(table: pd.DataFrame) -> None:
+    for name in REQUIRED:
+        if (empty := table[name] == "").any():
+            msg = (
+                f"the manifest has {int(empty.sum())} rows without {name} (first: row {int(empty.argmax())}); fill them"
+            )
+            raise DataError(msg)
+    if not (known := table["variant"].isin([str(v) for v in VARIANTS])).all():
+        row = table[~known].iloc[0]
+        msg = f"{row['path']} has the variant {row['variant']!r}; write one of {', '.join(VARIANTS)}"
+        raise DataError(msg)
+    if not (known := table["split"].isin(["", *SPLITS])).all():
+        row = table[~known].iloc[0]
+        msg = f"{row['path']} has the split {row['split']!r}; write one of {', '.join(SPLITS)} or leave it empty"
+        raise DataError(msg)
+    if (twice := table["path"].duplicated()).any():
+        msg = f"{table.loc[twice.idxmax(), 'path']} stands twice in the manifest; keep one row an image"
+        raise DataError(msg)

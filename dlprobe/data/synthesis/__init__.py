@@ -1,0 +1,1 @@
+"""Offline data: families of real, auto-encoded, spliced and regenerated images."""

@@ -23,19 +23,28 @@ def publish(target: Path, *, durable: bool = False) -> Iterator[Path]:
     Parameters
     ----------
     target : Path
-        The file or folder to be; its parent exists. An existing file is replaced; a folder must not exist.
+        The file or folder to be; its parent exists. What is there is replaced once the new one is whole: a file in
+        one step, a folder in two, between which it is only out of sight.
     durable : bool
         Also force a file to the disk, before and after it gets its name, so that a power cut cannot undo it.
     """
     scratch = target.with_name(f"{SCRATCH_PREFIX}{uuid4().hex}")
+    old = scratch.with_name(f"{scratch.name}-old")
     try:
         yield scratch
         if durable:
             fsync(scratch)
+        if target.is_dir() and scratch.is_dir():  # a file never takes a folder's place
+            target.replace(old)
         scratch.replace(target)
         if durable:
             fsync(target.parent)
     finally:
+        if old.is_dir():
+            if target.exists():
+                shutil.rmtree(old)
+            else:
+                old.replace(target)
         if scratch.is_dir():
             shutil.rmtree(scratch)
         else:

@@ -1,0 +1,37 @@
+"""The one place where errors become words and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+from typer.core import TyperGroup
+
+from dlprobe.errors import DlprobeError
+
+EXIT_USER_ERROR = 2
+EXIT_REJECTS = 3
+
+
+class Boundary(TyperGroup):
+    """A command group that shows a `DlprobeError` as one line on stderr; anything else keeps its traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run the command; turn an error that the user can mend into exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except DlprobeError as error:
+            talk(f"error: {' '.join(str(error).split())}", colour=typer.colors.RED)
+            for note in getattr(error, "__notes__", ()):
+                talk(note)
+            raise typer.Exit(EXIT_USER_ERROR) from error
+        except BrokenPipeError:
+            # the reader of our output has gone, as in `dlprobe ... | head`; keep Python from complaining at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+
+def talk(text: str, colour: str | None = None) -> None:
+    """Say something to the user on stderr."""
+    typer.secho(text, err=True, fg=colour)

@@ -1,0 +1,118 @@
+"""Commands that fill caches: scan, extract, backbones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .boundary import EXIT_REJECTS, talk
+from .options import BatchOpt, DeviceOpt, JsonOpt, PrecisionOpt, RootOpt, WeightsOpt
+from .output import emit
+from .progress import progress_bar
+
+
+def scan(
+    root: Annotated[Path, typer.Argument(help="Folder of the data set, or a table for the layout csv.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write: .parquet, or .csv inside ROOT.")],
+    layout: Annotated[str, typer.Option("--layout", help="How the data set lies on disk.")] = "csv",
+    variant: Annotated[str, typer.Option("--variant", help="Variant of everything in ROOT/images (folder).")] = "",
+    dataset: Annotated[str, typer.Option("--dataset", help="Name of the data set where it has none.")] = "",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are findings.")] = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Read a data set's layout, look for faults, and write the manifest."""
+    from dlprobe.data import scan as run
+
+    given = {"variant": variant, "dataset": dataset}
+    with progress_bar("scan", "images") as progress:
+        result = run(root, layout, progress=progress, **{name: value for name, value in given.items() if value})
+    result.manifest.write(out)
+    frame = result.manifest.frame
+    counts = frame.groupby(["variant", "generator", "split"]).agg(
+        images=("path", "size"), sources=("source_id", "nunique")
+    )
+    emit(counts.reset_index().to_dict("records"), as_json=as_json)
+    for finding in result.findings:
+        talk(f"finding: {finding.name}: {finding.detail}")
+    for reject in result.rejects:
+        talk(f"rejected: {reject.path}: {reject.reason}")
+    talk(f"{len(frame)} images in {out}, {len(result.rejects)} rejected, {len(result.findings)} findings")
+    if result.rejects or (strict and result.findings):
+        raise typer.Exit(EXIT_REJECTS)
+
+
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="Manifest that `dlprobe scan` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cache to fill; run again to resume.")],
+    backbone: Annotated[str, typer.Option("--backbone", help="Such as timm:NAME or residual:srm; see backbones.")],
+    weights: WeightsOpt = "pretrained",
+    window: Annotated[int | None, typer.Option("--window", min=1, help="Side of a window in pixels.")] = None,
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Intended distance of two windows in pixels.")] = 504,
+    tiling: Annotated[str, typer.Option("--tiling", help="'spread' or 'cover'.")] = "spread",
+    layers: Annotated[str, typer.Option("--layers", help="Blocks to concatenate, such as '-1' or '-1,-4'.")] = "-1",
+    norm: Annotated[bool, typer.Option("--norm/--no-norm", help="Apply the final LayerNorm.")] = True,
+    dtype: Annotated[str, typer.Option("--dtype", help="Stored type: float16 or float32.")] = "float16",
+    block_windows: Annotated[int | None, typer.Option("--block-windows", min=1, help="Windows in a block.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Orders the images.")] = 0,
+    device: DeviceOpt = "auto",
+    precision: PrecisionOpt = "auto",
+    batch_size: BatchOpt = None,
+    root: RootOpt = None,
+    retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
+    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print windows, bytes and ETA; write nothing.")] = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Store the embeddings of every window of MANIFEST in a cache; run again to resume."""
+    from dlprobe.backbones import load_backbone
+    from dlprobe.data import Manifest
+    from dlprobe.extraction import estimate, plan
+    from dlprobe.extraction import extract as run
+
+    table = Manifest.read(manifest, root)
+    model = load_backbone(
+        backbone,
+        weights=weights,
+        device=device,
+        precision=precision,
+        layers=_layers(layers),
+        norm=norm,
+        window_px=window,
+        batch_size=batch_size,
+    )
+    options = {
+        "stride_px": stride,
+        "tiling": tiling,
+        "dtype": dtype,
+        "block_windows": block_windows,
+        "seed": seed,
+    }
+    if dry_run:
+        emit([estimate(plan(table, model.spec, **options), model)], as_json=as_json)
+        return
+    with progress_bar("extract", "windows") as progress:
+        report = run(
+            table, model, out, **options, retry_rejects=retry_rejects, allow_mixed=allow_mixed, progress=progress
+        )
+    for reject in report.rejected:
+        talk(f"rejected: {reject}")
+    emit([report.row()], as_json=as_json)
+    if report.rejected:
+        raise typer.Exit(EXIT_REJECTS)
+
+
+def backbones(as_json: JsonOpt = False) -> None:
+    """List the backbones that are known by name, and whether their weights are here."""
+    from dlprobe.backbones import list_backbones
+
+    emit(list_backbones(), as_json=as_json)
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        msg = f"--layers {text!r} is no list of block numbers; write such as -1 or -1,-4"
+        raise typer.BadParameter(msg) from None

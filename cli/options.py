@@ -1,0 +1,21 @@
+"""Options that several commands share, so that one name means one thing everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
+WeightsOpt = Annotated[
+    str, typer.Option("--weights", help="'pretrained', a file, or 'random:SEED' (spoken, never a fall-back).")
+]
+DeviceOpt = Annotated[
+    str, typer.Option("--device", help="'auto', 'cpu', 'cuda' or 'cuda:N'; an absent one is refused.")
+]
+PrecisionOpt = Annotated[
+    str, typer.Option("--precision", help="'auto' (bfloat16 on CUDA, float32 on CPU), 'float32' or 'bfloat16'.")
+]
+BatchOpt = Annotated[int | None, typer.Option("--batch-size", min=1, help="Windows per forward pass.")]
+RootOpt = Annotated[Path | None, typer.Option("--root", help="Folder of the images, if the manifest's own has moved.")]

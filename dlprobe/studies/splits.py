@@ -1,0 +1,149 @@
+"""Who trains, who chooses, who is tested: by source, never by image, window or patch.
+
+With `n_folds` of 0 there is one split: the manifest's where it has one, else by hash of the source. Otherwise sources
+are dealt into folds, and each fold is tested by probes that were fitted on all folds but two and chosen on the one
+that remains. Sources joined by a donor stay together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlprobe.data.manifest import crossing_sources, source_groups
+from dlprobe.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+#: Below this number of source groups one hash split wastes too much, and folds are the default.
+FOLDS_BELOW_GROUPS = 100
+DEFAULT_FOLDS = 5
+#: Shares of validation and test in a hash split, in hundredths.
+_VAL_PCT, _TEST_PCT = 15, 15
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Numbers of the groups that train, that choose, and that are tested."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The group of every window, and the folds made of groups.
+
+    Attributes
+    ----------
+    groups : ndarray of int64, shape (window,)
+        Group number.
+    folds : tuple of Fold
+        Each tested group belongs to one fold.
+    final : tuple of int
+        Groups on which the probe for new images is fitted.
+    description : str
+        One line for the results table.
+    """
+
+    groups: NDArray[np.int64]
+    folds: tuple[Fold, ...]
+    final: tuple[int, ...]
+    description: str
+
+
+def assign(
+    windows: pd.DataFrame, *, n_folds: int | None = None, hold_out: Collection[str] = (), seed: int = 0
+) -> Assignment:
+    """Assign windows to groups.
+
+    Parameters
+    ----------
+    windows : DataFrame
+        With columns source_id, donor_id, generator and split, one row a window.
+    n_folds : int, optional
+        0 for one split, 3 or more for nested cross-validation; by default one split where the manifest names one or
+        there are at least `FOLDS_BELOW_GROUPS` groups of sources, else 5 folds (fewer if there are fewer groups).
+    hold_out : collection of str
+        Generators whose images are tested but neither train nor choose.
+    seed : int
+        Of the hash that deals sources.
+
+    Raises
+    ------
+    DataError
+        If sources cross the manifest's splits, or there are too few groups for the folds.
+    """
+    named = bool((windows["split"] != "").any())
+    sources = source_groups(windows)
+    held = windows["generator"].isin(list(hold_out)).to_numpy()
+    if missing := sorted(set(hold_out) - set(windows["generator"])):
+        msg = (
+            f"no image of the generator {', '.join(missing)} to hold out; there are {sorted(set(windows['generator']))}"
+        )
+        raise DataError(msg)
+    if n_folds is None:
+        many = sources.nunique() >= FOLDS_BELOW_GROUPS
+        n_folds = 0 if named or many else min(DEFAULT_FOLDS, int(sources.nunique()))
+    if n_folds == 0:
+        return _split(windows, sources, held, seed, named)
+    return _nested(sources, held, n_folds, seed)
+
+
+def _nested(sources: pd.Series, held: NDArray[np.bool_], n_folds: int, seed: int) -> Assignment:
+    names = sorted(sources.unique(), key=lambda name: _hash(name, seed))
+    if n_folds < 3 or len(names) < n_folds:
+        msg = (
+            f"{n_folds} folds of {len(names)} groups of sources: nested folds need at least 3, and as many groups; "
+            "add photographs (or name splits in the manifest)"
+        )
+        raise DataError(msg)
+    number = {name: i % n_folds for i, name in enumerate(names)}
+    groups = sources.map(number).to_numpy(np.int64)
+    groups[held] += n_folds
+    folds = tuple(
+        Fold(
+            train=tuple(g for g in range(n_folds) if g not in {k, (k + 1) % n_folds}),
+            val=((k + 1) % n_folds,),
+            test=(k, k + n_folds),
+        )
+        for k in range(n_folds)
+    )
+    text = f"nested cross-validation, {n_folds} folds of {len(names)} groups of sources, each source tested once"
+    return Assignment(groups, folds, tuple(range(n_folds)), text)
+
+
+def _split(windows: pd.DataFrame, sources: pd.Series, held: NDArray[np.bool_], seed: int, named: bool) -> Assignment:
+    if named:
+        if crossing := crossing_sources(windows):
+            msg = f"{len(crossing)} sources stand in several splits of the manifest (first: {crossing[0]}); split by source"
+            raise DataError(msg)
+        splits = windows["split"].to_numpy(dtype=object).copy()
+        if not (splits == "val").any():
+            young = np.array([_hash(name, seed) % 100 < _VAL_PCT for name in sources])
+            splits[(splits == "train") & young] = "val"
+        text = "the manifest's split"
+    else:
+        percent = sources.map(lambda name: _hash(name, seed) % 100).to_numpy()
+        splits = np.select([percent < _TEST_PCT, percent < _TEST_PCT + _VAL_PCT], ["test", "val"], "train")
+        text = f"by hash of source_id, {100 - _VAL_PCT - _TEST_PCT}/{_VAL_PCT}/{_TEST_PCT}"
+    number = {"train": 0, "val": 1, "test": 2, "": 3}
+    groups = np.array([number[str(split)] for split in splits], np.int64)
+    groups[held & (groups != 2)] = 3
+    for name in ("train", "val", "test"):
+        if not (groups == number[name]).any():
+            msg = f"the split ({text}) leaves no window for {name}; name splits in the manifest or use --folds"
+            raise DataError(msg)
+    return Assignment(groups, (Fold((0,), (1,), (2,)),), (0,), text)
+
+
+def _hash(name: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")

@@ -122,7 +122,8 @@ class CacheSpec:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> CacheSpec:
         """Rebuild from JSON."""
-        return cls(**{**record, "model": ModelSpec.from_dict(record["model"])})
+        found = _tuples(cls, record)
+        return cls(**{**found, "model": ModelSpec.from_dict(found["model"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

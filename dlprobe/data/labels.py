@@ -30,14 +30,31 @@ class LabelScheme:
     Parameters
     ----------
     positive, negative : frozenset of Provenance
-        Disjoint sets of classes.
+        Disjoint sets of classes without VOID, not empty.
     positive_share : float
-        A patch is positive when the positive classes cover at least this share of what is not ignored in it.
+        A patch is positive when the positive classes cover at least this share of what is not ignored in it; in (0, 1].
+
+    Raises
+    ------
+    DataError
+        If a class is on both sides or VOID, a side is empty, or the share lies outside (0, 1].
     """
 
     positive: frozenset[Provenance]
     negative: frozenset[Provenance]
     positive_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.positive or not self.negative:
+            msg = "a labelling scheme has no positive or no negative class; name at least one of each"
+            raise DataError(msg)
+        if wrong := (self.positive & self.negative) | ({Provenance.VOID} & (self.positive | self.negative)):
+            names = " and ".join(sorted(kind.name for kind in wrong))
+            msg = f"{names} cannot be a class of this side; VOID is always ignored, other classes have one side"
+            raise DataError(msg)
+        if not 0 < self.positive_share <= 1:
+            msg = f"positive_share is {self.positive_share}; it must lie in (0, 1]"
+            raise DataError(msg)
 
 
 SCHEMES: Registry[LabelScheme] = Registry("labelling scheme", "dlprobe.schemes")
@@ -125,7 +142,7 @@ def label_patches(
     Raises
     ------
     DataError
-        If the last axis is not 4, or the threshold lies outside (0, 1].
+        If the last axis is not 4.
     RegistryError
         If no scheme has that name.
     """
@@ -133,9 +150,6 @@ def label_patches(
         msg = f"coverage has shape {coverage.shape}; its last axis must be {len(COVERAGE_CLASSES)}"
         raise DataError(msg)
     rules = SCHEMES[scheme] if isinstance(scheme, str) else scheme
-    if not 0 < rules.positive_share <= 1:
-        msg = f"positive_share is {rules.positive_share}; it must lie in (0, 1]"
-        raise DataError(msg)
     positive = _covered(coverage, rules.positive)
     known = positive + _covered(coverage, rules.negative)
     ignored = 2 * (FULL - known) > FULL

@@ -41,7 +41,7 @@ def working_size(height_px: int, width_px: int, window_px: int) -> tuple[int, in
 
     An image whose sides both reach the window keeps its size. Another is enlarged, with its aspect ratio, to the area
     of a 1016 px square (for a window of 504 px; in proportion for others), and further if a side is still below
-    the window. Sizes are rounded to the nearest integer.
+    the window. Sizes are rounded as Python's ``round`` does.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def working_size(height_px: int, width_px: int, window_px: int) -> tuple[int, in
     side = REFERENCE_AREA_SIDE_PX * window_px / REFERENCE_WINDOW_PX
     scale = side / math.sqrt(height_px * width_px)
     scale = max(scale, window_px / min(height_px, width_px))
-    return max(window_px, _nearest(height_px * scale)), max(window_px, _nearest(width_px * scale))
+    return max(window_px, round(height_px * scale)), max(window_px, round(width_px * scale))
 
 
 def tile(height_px: int, width_px: int, window_px: int, stride_px: int, tiling: str = "spread") -> list[Box]:

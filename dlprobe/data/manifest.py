@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from dlprobe.data.provenance import VARIANTS
-from dlprobe.errors import DataError
+from dlprobe.errors import DataError, OutputError
 from dlprobe.publish import publish
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ SIZE_COLUMNS = ("width", "height")
 COLUMNS = (*TEXT_COLUMNS, *SIZE_COLUMNS)
 REQUIRED = ("path", "variant", "source_id")
 SPLITS = ("train", "val", "test")
+#: What no text of a manifest may hold: CSV cannot carry it, and no terminal shows it.
+UNSTORABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _ROOT_KEY = b"dlprobe.root"
 
 
@@ -49,7 +52,8 @@ class Manifest:
     Raises
     ------
     DataError
-        If a required column or value is missing, a variant or split unknown, or a path stands twice.
+        If a required column or value is missing, a variant or split unknown, a text not storable or a path stands
+        twice.
     """
 
     def __init__(self, frame: pd.DataFrame, root: str | os.PathLike[str]) -> None:
@@ -59,7 +63,7 @@ class Manifest:
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, object]], root: str | os.PathLike[str]) -> Manifest:
         """Build from one mapping per image."""
-        return cls(pd.DataFrame.from_records(list(records), columns=None), root)
+        return cls(pd.DataFrame(list(records), dtype=object), root)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Manifest:
@@ -93,20 +97,24 @@ class Manifest:
         ------
         DataError
             If a CSV file is to lie outside the root, which it has no place to name.
+        OutputError
+            If there is a folder of that name.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            with publish(path) as scratch:
-                _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent))
-        elif path.parent.resolve() == self.root.resolve():
-            with publish(path) as scratch:
-                self.frame.to_csv(scratch, index=False)
-        else:
+        if path.is_dir():
+            msg = f"{path} is a folder; give the manifest a file name, such as {path / 'manifest.parquet'}"
+            raise OutputError(msg)
+        if path.suffix != ".parquet" and path.parent.resolve() != self.root.resolve():
             msg = (
                 f"a CSV manifest must lie in its root {self.root}; write there, or write Parquet ({path.stem}.parquet)"
             )
             raise DataError(msg)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with publish(path) as scratch:
+            if path.suffix == ".parquet":
+                _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent))
+            else:
+                self.frame.to_csv(scratch, index=False)
 
     @property
     def sha256(self) -> str:
@@ -158,10 +166,14 @@ def crossing_sources(frame: pd.DataFrame) -> list[str]:
 def read_csv(path: Path) -> pd.DataFrame:
     """Return a CSV file as text columns; raise `DataError` if it is none."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
         msg = f"{path} cannot be read as CSV ({str(error).splitlines()[0]}); give a comma-separated table with a header"
         raise DataError(msg) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes a surplus column for the index and shifts the rest
+        msg = f"{path} has rows with more fields than its header names; quote fields with commas, drop trailing ones"
+        raise DataError(msg)
+    return table.fillna("")
 
 
 def read_parquet(path: Path) -> tuple[pd.DataFrame, str]:
@@ -191,24 +203,30 @@ def _normalised(frame: pd.DataFrame) -> pd.DataFrame:
         msg = f"the manifest lacks the column {' and '.join(missing)}; required are {', '.join(REQUIRED)}"
         raise DataError(msg)
     text = {
-        name: frame[name].fillna("").astype(str) if name in frame else pd.Series("", index=frame.index, dtype=str)
+        name: as_text(frame[name]) if name in frame else pd.Series("", index=frame.index, dtype=object)
         for name in TEXT_COLUMNS
     }
     sizes = {name: _sizes(frame, name) for name in SIZE_COLUMNS}
-    table = pd.DataFrame({**text, **sizes}).astype({**dict.fromkeys(TEXT_COLUMNS, object)})
+    table = pd.DataFrame({**text, **sizes})
     _check(table)
     return table.sort_values("path", kind="stable").reset_index(drop=True)
+
+
+def as_text(values: pd.Series) -> pd.Series:
+    """Return a column of any type as str objects, empty where nothing is known."""
+    return values.astype(object).where(values.notna(), "").map(str).astype(object)
 
 
 def _sizes(frame: pd.DataFrame, name: str) -> pd.Series:
     if name not in frame:
         return pd.Series(0, index=frame.index, dtype="int64")
-    values = pd.to_numeric(frame[name].replace("", 0), errors="coerce").fillna(-1).astype("int64")
-    if (values < 0).any():
-        row = frame.loc[(values < 0).idxmax()]
-        msg = f"the manifest gives {row['path']} the {name} {row[name]!r}; write whole pixels or leave it empty"
+    known = frame[name].notna() & (frame[name].astype(object) != "")
+    values = pd.to_numeric(frame[name].astype(object).where(known, 0), errors="coerce").astype("float64")
+    if (wrong := ~((values >= 0) & (values < 2**31) & (values % 1 == 0)).to_numpy()).any():
+        row = frame.iloc[int(wrong.argmax())]
+        msg = f"the manifest gives {row['path']} the {name} {str(row[name])!r}; write whole pixels or leave it empty"
         raise DataError(msg)
-    return values
+    return values.astype("int64")
 
 
 def _check(table: pd.DataFrame) -> None:
@@ -217,6 +235,10 @@ def _check(table: pd.DataFrame) -> None:
             msg = (
                 f"the manifest has {int(empty.sum())} rows without {name} (first: row {int(empty.argmax())}); fill them"
             )
+            raise DataError(msg)
+    for name in TEXT_COLUMNS:
+        if bad := next((value for value in table[name].unique() if UNSTORABLE.search(value)), ""):
+            msg = f"the manifest has the {name} {bad!r} with a control character or bytes that are no UTF-8; rename it"
             raise DataError(msg)
     if not (known := table["variant"].isin([str(v) for v in VARIANTS])).all():
         row = table[~known].iloc[0]

@@ -2,40 +2,83 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from dlprobe.data.images import image_size
-from dlprobe.data.layouts import LAYOUTS, Record, Reject
-from dlprobe.data.manifest import Manifest, crossing_sources
+import numpy as np
+import pandas as pd
+
+from dlprobe.data.images import IMAGE_SUFFIXES, image_size
+from dlprobe.data.layouts import LAYOUTS, Finding, Ignored, Record, Reject
+from dlprobe.data.layouts.base import walk
+from dlprobe.data.manifest import UNSTORABLE, Manifest, crossing_sources
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable, Iterator
+
+    from dlprobe.data.layouts.base import Item
 
 Progress = Callable[[int, int], None]
+Size = tuple[int, int]
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something in a data set that a user should know before trusting a number: what, where, and how many."""
-
-    name: str
-    detail: str
-    count: int
+#: Files that hold pictures but that no reader here opens: they become rejects, never silence.
+FOREIGN_SUFFIXES = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".dng", ".nef", ".cr2"})
+_TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".md", ".toml", ".yaml", ".yml"})
+_ARCHIVE_SUFFIXES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
+_ORPHAN, _ARCHIVE = "image that the layout does not name", "packed archive"
+_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """A manifest, what was left out of it, and what was noticed."""
+    """A manifest, what was left out of it, and what was noticed.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Every image that can be used.
+    rejects : list of Reject
+        Images that cannot, with reasons.
+    findings : list of Finding
+        What a user should know before trusting a number.
+    ignored : list of Ignored
+        Every other file below the root: masks, tables, files that the layout does not name.
+    files : int
+        Files below the root, counted without the layout's help; 0 where the root is a table.
+    listed : int
+        Records and rejects that are no file of their own below the root: rows of a table whose image is missing,
+        named twice or kept elsewhere.
+    """
 
     manifest: Manifest
     rejects: list[Reject]
     findings: list[Finding]
+    ignored: list[Ignored] = field(default_factory=list)
+    files: int = 0
+    listed: int = 0
+
+    @property
+    def accounting(self) -> dict[str, int]:
+        """Where everything went: ``files + listed == records + rejects + ignored``."""
+        return {
+            "files": self.files,
+            "listed": self.listed,
+            "records": len(self.manifest),
+            "rejects": len(self.rejects),
+            "ignored": len(self.ignored),
+        }
+
+    @property
+    def ignored_reasons(self) -> dict[str, int]:
+        """Number of ignored files for each reason, the most frequent first."""
+        return dict(Counter(item.reason for item in self.ignored).most_common())
 
 
 def scan(
@@ -46,7 +89,7 @@ def scan(
     Parameters
     ----------
     root : path
-        Folder (or, for the layout ``csv``, the table itself).
+        Folder (or, for layouts that read a table, the table itself).
     layout : str
         Name of a registered layout.
     progress : callable, optional
@@ -57,66 +100,155 @@ def scan(
     Returns
     -------
     ScanResult
-        ``.manifest``, ``.rejects`` and ``.findings``; each record of the layout is in the manifest or a reject.
+        Each record of the layout is in the manifest or a reject, and each file below the root is one of the two or
+        ignored with a reason.
 
     Raises
     ------
     DataError
         If the folder is missing, the layout does not fit it, or not one image can be used.
+    RegistryError
+        If no layout has that name.
     """
     place = Path(root)
     if not place.exists():
         msg = f"nothing at {place}; give the folder of the data set"
         raise DataError(msg)
     found = list(LAYOUTS[layout](place, **options))
-    folder = place.parent if place.is_file() else place
-    records = [item for item in found if isinstance(item, Record)]
+    folder = place if place.is_dir() else place.parent
     rejects = [item for item in found if isinstance(item, Reject)]
-    rows: list[dict[str, object]] = []
-    with ThreadPoolExecutor() as pool:
-        for done, checked in enumerate(pool.map(lambda r: _check(folder, r), records, chunksize=64), start=1):
-            if isinstance(checked, Reject):
-                rejects.append(checked)
-            else:
-                rows.append(checked)
-            if progress:
-                progress(done, len(records))
-    if not rows:
+    files = list(walk(place)) if place.is_dir() else []
+    manifest = _read_headers(folder, _sound(found, rejects), rejects, progress)
+    if not len(manifest):
         first = f"; the first: {rejects[0].path}: {rejects[0].reason}" if rejects else ""
         msg = f"{place} has no image that can be used ({len(rejects)} rejected{first})"
         raise DataError(msg)
-    manifest = Manifest.from_records(rows, folder)
-    return ScanResult(manifest, rejects, _findings(manifest))
+    ignored = _leftovers(files, found, manifest, rejects)
+    named = {*manifest.frame["path"], *(item.path for item in rejects)}
+    listed = len(manifest) + len(rejects) - len(named.intersection(files))
+    findings = [item for item in found if isinstance(item, Finding)]
+    findings += [*_findings_on_files(ignored), *_findings(manifest)]
+    return ScanResult(
+        manifest, [Reject(_printable(path), reason) for path, reason in rejects], findings, ignored, len(files), listed
+    )
 
 
-def _check(root: Path, record: Record) -> dict[str, object] | Reject:
+def _sound(found: Iterable[Item], rejects: list[Reject]) -> list[Record]:
+    """Return the records that a manifest can hold; the others become rejects."""
+    sound: dict[str, Record] = {}
+    for item in found:
+        if not isinstance(item, Record):
+            continue
+        if item.variant not in VARIANTS:
+            reason = f"no variant {item.variant!r}; write one of {', '.join(VARIANTS)}"
+        elif (VARIANTS[Variant(item.variant)].inside is not None) != bool(item.mask):
+            verb = "has no mask, but one is named" if item.mask else "needs a mask and has none"
+            reason = f"variant {item.variant} {verb}; correct the row"
+        elif any(UNSTORABLE.search(text) for text in item):
+            reason = "a name with a control character, or bytes that are no UTF-8; rename it"
+        elif item.path in sound:
+            reason = "named twice; keep one row an image"
+        else:
+            sound[item.path] = item
+            continue
+        rejects.append(Reject(item.path, reason))
+    return list(sound.values())
+
+
+def _read_headers(root: Path, records: list[Record], rejects: list[Reject], progress: Progress | None) -> Manifest:
+    sizes: list[Size] = []
+    kept: list[Record] = []
+    mask_sizes: dict[str, Size | DataError] = {}
+    batches = [records[at : at + _BATCH] for at in range(0, len(records), _BATCH)]
+    with ThreadPoolExecutor() as pool:
+        done = 0
+        for batch, found in zip(batches, pool.map(lambda b: _sizes(root, b, mask_sizes), batches), strict=True):
+            for record, size in zip(batch, found, strict=True):
+                if isinstance(size, DataError):
+                    rejects.append(Reject(record.path, str(size)))
+                else:
+                    kept.append(record)
+                    sizes.append(size)
+            done += len(batch)
+            if progress:
+                progress(done, len(records))
+    frame = pd.DataFrame(kept, columns=Record._fields)
+    height, width = np.array(sizes, np.int64).reshape(-1, 2).T
+    return Manifest(frame.assign(height=height, width=width), root)
+
+
+def _sizes(root: Path, records: list[Record], mask_sizes: dict[str, Size | DataError]) -> list[Size | DataError]:
+    """Return the size of each image or what is wrong with it; `mask_sizes` remembers masks that images share."""
+    found: list[Size | DataError] = []
+    for record in records:
+        size = _size(root / record.path)
+        if record.mask and not isinstance(size, DataError):
+            if record.mask not in mask_sizes:
+                mask_sizes[record.mask] = _size(root / record.mask)
+            size = _compared(size, mask_sizes[record.mask], root / record.mask)
+        found.append(size)
+    return found
+
+
+def _size(path: Path) -> Size | DataError:
     try:
-        if record.variant not in VARIANTS:
-            return Reject(record.path, f"no variant {record.variant!r}; write one of {', '.join(VARIANTS)}")
-        height, width = image_size(root / record.path)
-        _check_mask(root, record, (height, width))
+        return image_size(path)
     except DataError as error:
-        return Reject(record.path, str(error))
-    return {**record._asdict(), "height": height, "width": width}
+        return error
 
 
-def _check_mask(root: Path, record: Record, size: tuple[int, int]) -> None:
-    needed = VARIANTS[Variant(record.variant)].inside is not None
-    if needed != bool(record.mask):
-        verb = "needs a mask and has none" if needed else "has no mask, but one is named"
-        msg = f"variant {record.variant} {verb}; correct the row"
-        raise DataError(msg)
-    if needed and (found := image_size(root / record.mask)) != size:
-        msg = f"mask {root / record.mask} is {found[1]}x{found[0]} px, its image {size[1]}x{size[0]} px"
-        raise DataError(msg)
+def _compared(size: Size, mask: Size | DataError, path: Path) -> Size | DataError:
+    if isinstance(mask, DataError):
+        return DataError(f"its mask: {mask}")
+    if mask == size:
+        return size
+    turned = ", transposed" if mask == size[::-1] else ""
+    return DataError(f"mask {path} is {mask[1]}x{mask[0]} px, its image {size[1]}x{size[0]} px{turned}")
 
 
-def _findings(manifest: Manifest) -> list[Finding]:
-    crossing = crossing_sources(manifest.frame)
-    if not crossing:
-        return []
-    return [
-        Finding(
-            "source-crosses-splits", f"{', '.join(crossing[:5])} and its donors stand in several splits", len(crossing)
-        )
-    ]
+def _leftovers(files: list[str], found: Iterable[Item], manifest: Manifest, rejects: list[Reject]) -> list[Ignored]:
+    """Return every file that is neither record nor reject, with a reason; foreign pictures are added to `rejects`."""
+    own = {*manifest.frame["path"], *(item.path for item in rejects)}
+    reasons: dict[str, str] = {}
+    for item in found:
+        if isinstance(item, Ignored):
+            reasons[item.path] = item.reason
+        elif isinstance(item, Record) and item.mask:
+            reasons.setdefault(item.mask, "mask")
+    ignored = []
+    for path in files:
+        if path in own:
+            continue
+        suffix = PurePosixPath(path).suffix.lower()
+        if suffix in FOREIGN_SUFFIXES and path not in reasons:
+            rejects.append(Reject(path, f"{suffix} is no image format that is read; convert it to PNG"))
+        else:
+            ignored.append(Ignored(_printable(path), reasons.get(path) or _kind(path, suffix)))
+    return ignored
+
+
+def _kind(path: str, suffix: str) -> str:
+    if any(part.startswith(".") for part in PurePosixPath(path).parts):
+        return "hidden"
+    kinds = {_ORPHAN: IMAGE_SUFFIXES, _ARCHIVE: _ARCHIVE_SUFFIXES, "table or text": _TABLE_SUFFIXES}
+    return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), "no image")
+
+
+def _findings_on_files(ignored: list[Ignored]) -> Iterator[Finding]:
+    advice = {
+        _ORPHAN: ("orphan-image", "image files that the layout does not name: neither image, mask nor known extra"),
+        _ARCHIVE: ("packed-archive", "packed archives lie beside the images; what is in them was not scanned"),
+    }
+    for kind, (name, detail) in advice.items():
+        if paths := [item.path for item in ignored if item.reason == kind]:
+            yield Finding(name, detail, len(paths), "warning", tuple(paths[:5]))
+
+
+def _findings(manifest: Manifest) -> Iterator[Finding]:
+    if crossing := crossing_sources(manifest.frame):
+        detail = f"{', '.join(crossing[:5])} and its donors stand in several splits"
+        yield Finding("source-crosses-splits", detail, len(crossing), "error", tuple(crossing[:5]))
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

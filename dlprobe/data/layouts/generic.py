@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from dlprobe.data.images import IMAGE_SUFFIXES
-from dlprobe.data.layouts.base import LAYOUTS, Record, Reject, relative
-from dlprobe.data.manifest import REQUIRED, TEXT_COLUMNS, read_csv, read_parquet
+from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, walk
+from dlprobe.data.manifest import REQUIRED, TEXT_COLUMNS, as_text, read_csv, read_parquet
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 #: Names of the table that the `csv` layout looks for when it is given a folder, in this order.
 TABLE_NAMES = ("manifest.csv", "manifest.parquet", "index.csv")
+_MASK_SUFFIX = "_mask"
 
 
 @LAYOUTS.register("csv")
-def csv_layout(root: Path, *, dataset: str = "") -> Iterator[Record | Reject]:
+def csv_layout(root: Path, *, dataset: str = "") -> Iterator[Item]:
     """Read a table with one row an image.
 
     Parameters
@@ -29,32 +30,50 @@ def csv_layout(root: Path, *, dataset: str = "") -> Iterator[Record | Reject]:
         ``path`` and ``variant`` are needed; ``source_id`` defaults to the file name without its ending.
     dataset : str
         Name of the data set where the table has none.
+
+    Raises
+    ------
+    DataError
+        If there is no table, or it lacks a column.
     """
     table_path = root if root.is_file() else _table_in(root)
     table = read_parquet(table_path)[0] if table_path.suffix == ".parquet" else read_csv(table_path)
     if missing := [name for name in REQUIRED if name not in table and name != "source_id"]:
         msg = f"{table_path} lacks the column {' and '.join(missing)}; give path, variant, and mask for sp and fr"
         raise DataError(msg)
-    columns = [name for name in TEXT_COLUMNS if name in table]
-    for values in table[columns].fillna("").astype(str).to_dict("records"):
-        values["path"] = values["path"].replace("\\", "/")
-        values["mask"] = values.get("mask", "").replace("\\", "/")
-        if not values["path"]:
-            yield Reject("", "a row without a path")
-            continue
-        values["source_id"] = values.get("source_id") or PurePosixPath(values["path"]).stem
-        values["dataset"] = values.get("dataset") or dataset
-        yield Record(**values)
+    if root.is_dir():
+        yield Ignored(table_path.name, "table")
+    columns = {name: as_text(table[name]) for name in TEXT_COLUMNS if name in table}
+    for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
+        yield _row(number, dict(zip(columns, values, strict=True)), dataset)
+
+
+def _row(number: int, values: dict[str, str], dataset: str) -> Record | Reject:
+    if not values["path"]:
+        return Reject("", f"row {number} has no path")
+    values["path"] = _posix(values["path"])
+    values["mask"] = _posix(values.get("mask", ""))
+    split = values.get("split", "")
+    if split.lower() not in SPLIT_NAMES:
+        return Reject(values["path"], f"no split {split!r}; write train, val or test, or leave it empty")
+    values["split"] = SPLIT_NAMES[split.lower()]
+    values["source_id"] = values.get("source_id") or PurePosixPath(values["path"]).stem
+    values["dataset"] = values.get("dataset") or dataset
+    return Record(**values)
+
+
+def _posix(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).as_posix() if path else ""
 
 
 @LAYOUTS.register("folder")
-def folder_layout(root: Path, *, variant: str = "", dataset: str = "") -> Iterator[Record | Reject]:
+def folder_layout(root: Path, *, variant: str = "", dataset: str = "") -> Iterator[Item]:
     """Read folders of images and masks.
 
     Either ``ROOT/<variant>/**/NAME.png`` with masks under ``ROOT/masks/<variant>/**`` or ``ROOT/masks/**``, or, with
     the option `variant`, ``ROOT/images/**`` with masks under ``ROOT/masks/**``. A mask has the relative path of its
-    image, any ending, and may carry the suffix ``_mask``. The source_id is the image's name without its ending, the
-    generator its sub-folder.
+    image, any ending, and may carry the suffix ``_mask``; an image with two of them is rejected. The source_id is the
+    image's name without its ending, the generator its sub-folder.
 
     Parameters
     ----------
@@ -64,47 +83,55 @@ def folder_layout(root: Path, *, variant: str = "", dataset: str = "") -> Iterat
         Variant of everything under ``images``.
     dataset : str
         Name of the data set.
+
+    Raises
+    ------
+    DataError
+        If the variant is unknown, or the folder has none of the folders above.
     """
     if variant and variant not in VARIANTS:
         msg = f"no variant {variant!r}; write one of {', '.join(VARIANTS)}"
         raise DataError(msg)
-    groups = {variant: root / "images"} if variant else {v: root / v for v in VARIANTS if (root / v).is_dir()}
-    if not groups or not all(folder.is_dir() for folder in groups.values()):
+    groups = {"images": variant} if variant else {str(v): str(v) for v in VARIANTS if (root / v).is_dir()}
+    if not groups or not all((root / folder).is_dir() for folder in groups):
         names = ", ".join(VARIANTS)
         msg = f"{root} has neither folders named {names} nor, with --variant, a folder images; see --layout csv"
         raise DataError(msg)
-    for name, folder in groups.items():
-        masks = [found for found in (root / "masks" / name, root / "masks") if found.is_dir()]
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            below = path.relative_to(folder)
-            mask = next((m for where in masks for m in _mask_candidates(where, below)), None)
-            yield _folder_item(
-                Variant(name), relative(path, root), below, relative(mask, root) if mask else None, dataset
-            )
+    files = [PurePosixPath(name) for name in walk(root) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    masks = _masks_by_stem(files)
+    for path in files:
+        if path.parts[0] in groups:
+            yield _folder_item(Variant(groups[path.parts[0]]), path, masks, dataset)
 
 
-def _folder_item(variant: Variant, path: str, below: Path, mask: str | None, dataset: str) -> Record | Reject:
-    if below.suffix.lower() not in IMAGE_SUFFIXES:
-        return Reject(path, f"{below.suffix or 'no ending'} is no image format that is read")
+def _masks_by_stem(files: list[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+    masks: dict[PurePosixPath, list[str]] = {}
+    for path in files:
+        if path.parts[0] == "masks":
+            below = path.relative_to("masks").with_suffix("")
+            for stem in {below, below.with_name(below.name.removesuffix(_MASK_SUFFIX) or below.name)}:
+                masks.setdefault(stem, []).append(str(path))
+    return masks
+
+
+def _folder_item(
+    variant: Variant, path: PurePosixPath, masks: dict[PurePosixPath, list[str]], dataset: str
+) -> Record | Reject:
+    below = path.relative_to(path.parts[0]).with_suffix("")
     masked = VARIANTS[variant].inside is not None
-    if masked and mask is None:
-        return Reject(path, f"variant {variant} needs a mask, and masks/ has none for {below.stem}")
+    found = (masks.get(variant / below) or masks.get(below) or []) if masked else []
+    if masked and not found:
+        return Reject(str(path), f"variant {variant} needs a mask, and masks/ has none for {below}")
+    if len(found) > 1:
+        return Reject(str(path), f"two masks claim to be its own: {found[0]} and {found[1]}; keep one")
     return Record(
-        path=path,
+        path=str(path),
         variant=variant,
-        source_id=below.stem,
-        mask=(mask or "") if masked else "",
-        generator=below.parent.as_posix() if below.parent != Path() else "",
+        source_id=below.name,
+        mask=found[0] if found else "",
+        generator=str(below.parent) if below.parent != PurePosixPath() else "",
         dataset=dataset,
     )
-
-
-def _mask_candidates(where: Path, below: Path) -> Iterator[Path]:
-    for stem in (below.stem, f"{below.stem}_mask"):
-        for suffix in sorted({below.suffix, *IMAGE_SUFFIXES}, key=lambda s: (s != ".png", s)):
-            candidate = where / below.parent / f"{stem}{suffix}"
-            if candidate.is_file():
-                yield candidate
 
 
 def _table_in(root: Path) -> Path:

@@ -214,7 +214,8 @@ def _normalised(frame: pd.DataFrame) -> pd.DataFrame:
 
 def as_text(values: pd.Series) -> pd.Series:
     """Return a column of any type as str objects, empty where nothing is known."""
-    return values.astype(object).where(values.notna(), "").map(str).astype(object)
+    texts = ["" if unknown else str(value) for value, unknown in zip(values, values.isna(), strict=True)]
+    return pd.Series(texts, index=values.index, dtype=object)
 
 
 def _sizes(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -1,1 +1,55 @@
-"""metrics."""
+"""Scores as counts that add, exact and streamed rankings, intervals and tests over sources: arrays in, results out."""
+
+from dlprobe.metrics.counts import (
+    Counts,
+    balanced_accuracy,
+    count,
+    f1,
+    false_positive_rate,
+    iou,
+    matthews,
+    precision,
+    predict_everything_f1,
+    predict_everything_iou,
+    recall,
+    total,
+)
+from dlprobe.metrics.ranking import BestF1, average_precision, best_f1, roc_auc, threshold_for_best_f1
+from dlprobe.metrics.statistics import (
+    Interval,
+    PairedDifference,
+    bootstrap_mean,
+    holm,
+    paired_difference,
+    sign_flip_p,
+    source_means,
+    studentized_intervals,
+)
+
+__all__ = [
+    "BestF1",
+    "Counts",
+    "Interval",
+    "PairedDifference",
+    "average_precision",
+    "balanced_accuracy",
+    "best_f1",
+    "bootstrap_mean",
+    "count",
+    "f1",
+    "false_positive_rate",
+    "holm",
+    "iou",
+    "matthews",
+    "paired_difference",
+    "precision",
+    "predict_everything_f1",
+    "predict_everything_iou",
+    "recall",
+    "roc_auc",
+    "sign_flip_p",
+    "source_means",
+    "studentized_intervals",
+    "threshold_for_best_f1",
+    "total",
+]

@@ -1,0 +1,326 @@
+"""Intervals and paired tests over sources: how sure a mean score is, and whether two scores differ.
+
+The unit is the source (a photograph with all its variants), because images of one source are not independent.
+Everything here takes one value a source (`source_means` makes them).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from dlprobe.errors import MetricError
+
+if TYPE_CHECKING:
+    from collections.abc import ItemsView, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    class BySource(Protocol):
+        """A mapping or pandas Series from source_id to value."""
+
+        def items(self) -> ItemsView[str, float]:
+            """Return pairs of source_id and value."""
+
+
+#: With fewer sources no interval is given: its ends would say more about chance than about the score.
+MIN_SOURCES = 8
+#: Up to here all sign patterns are tried.
+EXACT_SOURCES = 16
+#: Data sets are resampled in chunks of about this many numbers, to bound memory.
+_CHUNK_NUMBERS = 4_000_000
+
+
+class Interval(NamedTuple):
+    """A mean over sources and how far it can be trusted.
+
+    Parameters
+    ----------
+    estimate : float
+        Mean over the sources; nan if there is none.
+    low, high : float
+        Ends of the interval; nan below `MIN_SOURCES` sources.
+    n : int
+        Sources that had a value.
+    level : float
+        Nominal coverage.
+    dropped : int
+        Sources whose value was nan.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    level: float
+    dropped: int = 0
+
+
+class PairedDifference(NamedTuple):
+    """How much the second of two scores is above the first on the same sources.
+
+    Parameters
+    ----------
+    estimate : float
+        Mean of b - a over sources that have both.
+    low, high : float
+        Ends of the interval of the mean difference; nan below `MIN_SOURCES` sources.
+    p : float
+        Two-sided sign-flip probability of a difference as large if none were there; nan without sources.
+    n : int
+        Sources that had both values.
+    dropped : int
+        Sources without a partner, or with nan on a side.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    p: float
+    n: int
+    dropped: int = 0
+
+
+def source_means(values: ArrayLike, sources: Sequence[str] | NDArray[np.str_]) -> dict[str, float]:
+    """Reduce values of images to one value a source: the mean of those that are not nan, else nan.
+
+    Parameters
+    ----------
+    values : array_like of float, shape (n,)
+        One value an image.
+    sources : sequence of str, length n
+        The source_id of each.
+    """
+    numbers = np.asarray(values, np.float64)
+    names, index = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
+    if numbers.shape != index.shape:
+        msg = f"{numbers.size} values and {index.size} source_ids do not belong together; pass one source_id a value"
+        raise MetricError(msg)
+    there = ~np.isnan(numbers)
+    sums = np.bincount(index[there], numbers[there], minlength=names.size)
+    counts = np.bincount(index[there], minlength=names.size)
+    means = np.divide(sums, counts, out=np.full(names.size, np.nan), where=counts > 0)
+    return dict(zip(names.tolist(), means.tolist(), strict=True))
+
+
+def bootstrap_mean(
+    values_by_source: ArrayLike | BySource,
+    *,
+    level: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
+    """Return the mean over sources with its studentized bootstrap interval.
+
+    Parameters
+    ----------
+    values_by_source : array_like of float, or mapping
+        One value a source; nan is dropped and counted.
+    level : float
+        Nominal coverage.
+    resamples : int
+        Bootstrap samples.
+    seed : int
+        Of the resampling.
+    bounds : (float, float), optional
+        Least and greatest value that is possible, such as (0, 1): the interval is cut to it.
+
+    Notes
+    -----
+    Bootstrap-t (Efron 1982; Hall 1988, "Theoretical comparison of bootstrap confidence intervals"): sources are drawn
+    with replacement, ``t* = (mean* - mean) / se*``, and the interval is ``mean - t*_(1-a/2) se .. mean - t*_(a/2) se``.
+    A resample's variance is floored at 1/n of the sample's: only ties go below, and an undefined t* helps nobody.
+    In simulation it covers 94 to 96 % at 10, 20 and 50 sources for normal and exponential noise, and up to 98 % when
+    many sources are exactly 0. A skewness beyond that of a score in [0, 1] stays invisible in few sources: for
+    lognormal noise with sigma 1 (skewness 6) it covers only 91 % at 10 and 92 % at 20.
+
+    If all values are equal the interval has no width, since nothing in the data says how wide it should be. With
+    `bounds` it has: a value that differs can have had a probability of up to ``1 - (a/2)^(1/n)`` and still not have
+    shown up (for 0 of n that is the Clopper-Pearson limit).
+    """
+    values = _numbers(values_by_source)
+    kept = values[~np.isnan(values)]
+    dropped = values.size - kept.size
+    if not kept.size:
+        return Interval(float("nan"), float("nan"), float("nan"), 0, level, dropped)
+    low, high = studentized_intervals(kept[None], level=level, resamples=resamples, seed=seed, bounds=bounds)
+    return Interval(float(kept.mean()), float(low[0]), float(high[0]), kept.size, level, dropped)
+
+
+def studentized_intervals(
+    values: NDArray[np.float64],
+    *,
+    level: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the interval ends of `bootstrap_mean` for many rows at once, on the same resamples of sources.
+
+    Parameters
+    ----------
+    values : ndarray, shape (rows, sources)
+        One row a head, metric or simulated data set; no nan.
+    level, resamples, seed, bounds
+        As in `bootstrap_mean`.
+
+    Returns
+    -------
+    low, high : ndarray, shape (rows,)
+        nan below `MIN_SOURCES` sources.
+    """
+    rows, n = values.shape
+    _check_level(level, resamples)
+    if n < MIN_SOURCES:
+        return np.full(rows, np.nan), np.full(rows, np.nan)
+    mean = values.mean(axis=1)
+    error = values.std(axis=1, ddof=1) / np.sqrt(n)
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    chunk = max(1, _CHUNK_NUMBERS // resamples)
+    quantiles = [_t_quantiles(values[at : at + chunk], draws, 1 - level) for at in range(0, rows, chunk)]
+    t_low, t_high = np.concatenate(quantiles, axis=1) if quantiles else np.empty((2, 0))
+    return _cut(values, mean - t_high * error, mean - t_low * error, 1 - level, bounds)
+
+
+def paired_difference(
+    a: ArrayLike | BySource,
+    b: ArrayLike | BySource,
+    *,
+    level: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> PairedDifference:
+    """Compare two scores source by source: mean of b - a, its interval, and the sign-flip test.
+
+    Parameters
+    ----------
+    a, b : array_like of float, or mapping
+        One value a source: arrays in the same order of sources, or mappings from source_id, of which the common ones
+        are compared. Pairs with a nan are dropped and counted.
+    level, resamples, seed, bounds
+        As in `bootstrap_mean`; `bounds` are those of the difference, such as (-1, 1).
+
+    Raises
+    ------
+    MetricError
+        If arrays differ in length, or an array meets a mapping.
+    """
+    difference = _differences(a, b)
+    interval = bootstrap_mean(difference, level=level, resamples=resamples, seed=seed, bounds=bounds)
+    p = sign_flip_p(difference[~np.isnan(difference)], resamples=resamples, seed=seed)
+    return PairedDifference(interval.estimate, interval.low, interval.high, p, interval.n, interval.dropped)
+
+
+def sign_flip_p(differences: ArrayLike, *, resamples: int = 9999, seed: int = 0) -> float:
+    """Return the two-sided probability of a mean difference as far from 0 if each sign were a coin's.
+
+    Parameters
+    ----------
+    differences : array_like of float, shape (n,)
+        One a source; no nan.
+    resamples, seed : int
+        Of the random sign patterns above `EXACT_SOURCES` sources; up to there all 2^n patterns are tried.
+
+    Notes
+    -----
+    The observed pattern counts as one of the random ones: (1 + hits) / (1 + resamples), never 0 (Phipson and Smyth
+    2010). Without sources the result is nan; if all differences are 0 it is 1.
+    """
+    d = np.asarray(differences, np.float64)
+    if not d.size:
+        return float("nan")
+    observed = abs(d.sum()) - 1e-12 * np.abs(d).sum()
+    if d.size <= EXACT_SOURCES:
+        sums = np.zeros(1)
+        for value in d:
+            sums = np.concatenate((sums + value, sums - value))
+        return float(np.mean(np.abs(sums) >= observed))
+    signs = np.random.default_rng(seed).integers(0, 2, size=(resamples, d.size)) * 2.0 - 1.0
+    return float((1 + np.count_nonzero(np.abs(signs @ d) >= observed)) / (1 + resamples))
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Adjust p-values for being read side by side (Holm 1979): reject where the adjusted one is below the level.
+
+    Parameters
+    ----------
+    p_values : array_like of float, shape (n,)
+        nan stands for a comparison that could not be made: it stays nan and does not count.
+    """
+    p = np.asarray(p_values, np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    made = np.flatnonzero(~np.isnan(p))
+    order = made[np.argsort(p[made], kind="stable")]
+    scaled = p[order] * np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return adjusted
+
+
+def _t_quantiles(values: NDArray[np.float64], draws: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    """Return the lower and upper quantile of t* for each row, shape (2, rows)."""
+    n, resamples = values.shape[1], len(draws)
+    centred = values - values.mean(axis=1, keepdims=True)
+    shift = draws @ centred.T / n
+    variance = draws @ (centred**2).T / n - shift**2
+    floor = (centred**2).mean(axis=1) / n
+    error = np.sqrt(np.maximum(variance, floor) / (n - 1))
+    t = np.divide(shift, error, out=np.zeros_like(shift), where=error > 0)
+    low = max(round((resamples + 1) * alpha / 2) - 1, 0)
+    t.partition((low, resamples - 1 - low), axis=0)
+    return np.stack((t[low], t[resamples - 1 - low]))
+
+
+def _cut(
+    values: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    alpha: float,
+    bounds: tuple[float, float] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    equal = np.ptp(values, axis=1) == 0
+    constant = values[:, 0]
+    low, high = np.where(equal, constant, low), np.where(equal, constant, high)
+    if bounds is None:
+        return low, high
+    unseen = 1 - (alpha / 2) ** (1 / values.shape[1])
+    low = np.where(equal, constant - unseen * (constant - bounds[0]), np.maximum(low, bounds[0]))
+    return low, np.where(equal, constant + unseen * (bounds[1] - constant), np.minimum(high, bounds[1]))
+
+
+def _differences(a: ArrayLike | BySource, b: ArrayLike | BySource) -> NDArray[np.float64]:
+    if _is_mapping(a) and _is_mapping(b):
+        first, second = dict(a.items()), dict(b.items())  # type: ignore[union-attr]
+        names = [*first, *(name for name in second if name not in first)]
+        nan = float("nan")
+        return np.array([second.get(name, nan) - first.get(name, nan) for name in names], np.float64)
+    if _is_mapping(a) or _is_mapping(b):
+        msg = "an array and a mapping cannot be aligned by source; pass two of a kind"
+        raise MetricError(msg)
+    first_values, second_values = _numbers(a), _numbers(b)
+    if first_values.shape != second_values.shape:
+        msg = f"{first_values.size} and {second_values.size} values cannot be paired; pass one a source in both"
+        raise MetricError(msg)
+    return second_values - first_values
+
+
+def _numbers(values: ArrayLike | BySource) -> NDArray[np.float64]:
+    if _is_mapping(values):
+        values = [value for _, value in values.items()]  # type: ignore[union-attr]
+    numbers = np.asarray(values, np.float64)
+    if numbers.ndim != 1 or np.isinf(numbers).any():
+        msg = f"values by source have shape {numbers.shape} or are infinite; pass one finite number (or nan) a source"
+        raise MetricError(msg)
+    return numbers
+
+
+def _is_mapping(values: object) -> bool:
+    return hasattr(values, "items")
+
+
+def _check_level(level: float, resamples: int) -> None:
+    if not 0 < level < 1 or resamples * (1 - level) < 2:
+        msg = f"level {level} needs to lie between 0 and 1 with at least {2 / max(1 - level, 1e-9):.0f} resamples"
+        raise MetricError(msg)

@@ -1,0 +1,157 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dlprobe.errors import MetricError
+from dlprobe.metrics import bootstrap_mean, holm, paired_difference, sign_flip_p, source_means, studentized_intervals
+
+# Beta(.5, 2) is how F1 by source looks under a weak probe: skewed, in [0, 1], many values near 0.
+NOISE = {
+    "normal": (lambda rng, size: rng.normal(size=size), 0.0),
+    "exponential": (lambda rng, size: rng.exponential(size=size), 1.0),
+    "lognormal": (lambda rng, size: rng.lognormal(0.0, 0.5, size=size), np.exp(0.125)),
+    "beta": (lambda rng, size: rng.beta(0.5, 2.0, size=size), 0.2),
+}
+
+
+def coverage(noise, n, datasets, seed, resamples=1999):
+    draw, mean = NOISE[noise]
+    values = draw(np.random.default_rng([seed, n]), (datasets, n))
+    low, high = studentized_intervals(values, resamples=resamples, seed=seed)
+    return np.mean((low <= mean) & (mean <= high))
+
+
+@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("n", [10, 20, 50])
+def test_intervals_cover_93_to_97_percent(noise, n):
+    assert 0.93 <= coverage(noise, n, datasets=2000, seed=11) <= 0.97
+
+
+def test_a_row_among_many_has_the_interval_it_has_alone():
+    values = np.random.default_rng(0).exponential(size=(5, 12))
+    low, high = studentized_intervals(values, seed=3)
+    alone = bootstrap_mean(values[2], seed=3)
+    assert (alone.low, alone.high) == pytest.approx((low[2], high[2]), rel=1e-12)
+
+
+def test_interval_agrees_with_a_naive_bootstrap_t():
+    values = np.random.default_rng(5).exponential(size=15)
+    samples = values[np.random.default_rng(99).integers(0, 15, (20_000, 15))]
+    ts = (samples.mean(axis=1) - values.mean()) / stats.sem(samples, axis=1)
+    t_low, t_high = np.quantile(ts, [0.025, 0.975])
+    interval = bootstrap_mean(values)
+    assert interval.low == pytest.approx(values.mean() - t_high * stats.sem(values), rel=0.03)
+    assert interval.high == pytest.approx(values.mean() - t_low * stats.sem(values), rel=0.03)
+
+
+def test_nan_sources_are_dropped_and_counted():
+    values = np.random.default_rng(1).random(12)
+    with_nan = np.insert(values, 4, [np.nan, np.nan])
+    assert bootstrap_mean(with_nan) == bootstrap_mean(values)._replace(dropped=2)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_too_few_sources_have_no_interval(n):
+    interval = bootstrap_mean(np.linspace(0, 1, n))
+    assert np.isnan([interval.low, interval.high]).all()
+    assert interval.n == n
+    assert np.isnan(interval.estimate) == (n == 0)
+
+
+def test_equal_values_have_no_width_unless_bounds_say_what_was_possible():
+    assert bootstrap_mean(np.zeros(10))[:3] == (0.0, 0.0, 0.0)
+    bounded = bootstrap_mean(np.zeros(10), bounds=(0, 1))
+    exact = stats.binomtest(0, 10).proportion_ci(0.95, "exact")
+    assert (bounded.low, bounded.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_tied_values_have_finite_intervals_within_the_bounds():
+    values = np.eye(10)[0]
+    free, cut = bootstrap_mean(values), bootstrap_mean(values, bounds=(0, 1))
+    assert np.isfinite([free.low, free.high]).all()
+    assert cut.low == max(free.low, 0.0)
+    assert cut.high == min(free.high, 1.0)
+
+
+def test_source_means_weigh_every_image_of_a_source_alike():
+    means = source_means([1.0, 0.0, np.nan, 0.5, np.nan], ["b", "a", "a", "b", "c"])
+    assert means == pytest.approx({"a": 0.0, "b": 0.75, "c": np.nan}, nan_ok=True)
+
+
+def test_pairs_are_aligned_by_source():
+    names = [f"coco:{i}" for i in range(12)]
+    a = dict(zip(names, np.random.default_rng(0).random(12), strict=True))
+    b = {name: a[name] + 0.1 for name in reversed(names)} | {"coco:99": 0.5}
+    found = paired_difference(a, b)
+    assert found.estimate == pytest.approx(0.1)
+    assert found.p == pytest.approx(2 / 2**12)
+    assert (found.n, found.dropped) == (12, 1)
+
+
+def test_pandas_series_are_aligned_by_index_and_not_by_place():
+    pd = pytest.importorskip("pandas")
+    a = pd.Series({"x": 0.1, "y": 0.5})
+    assert paired_difference(a, a.iloc[::-1]).estimate == 0.0
+
+
+def test_pairs_with_nan_are_dropped_on_both_sides():
+    found = paired_difference([0.1, np.nan, 0.3], [0.2, 0.9, np.nan])
+    assert (found.estimate, found.n, found.dropped) == (pytest.approx(0.1), 1, 2)
+
+
+def test_arrays_that_cannot_be_paired_are_refused():
+    with pytest.raises(MetricError, match="2 and 3 values"):
+        paired_difference([1, 2], [1, 2, 3])
+    with pytest.raises(MetricError, match="two of a kind"):
+        paired_difference({"a": 1.0}, [1.0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_exact_sign_flips_agree_with_all_patterns(n):
+    d = np.random.default_rng(n).normal(0.4, 1, size=n)
+    sums = [abs(np.dot(signs, d)) for signs in itertools.product((-1, 1), repeat=n)]
+    assert sign_flip_p(d) == pytest.approx(np.mean(np.array(sums) >= abs(d.sum()) - 1e-9))
+
+
+def test_exact_sign_flips_agree_with_scipy():
+    d = np.random.default_rng(2).normal(0.4, 1, size=11)
+    reference = stats.permutation_test((d,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip_p(d) == pytest.approx(reference.pvalue)
+
+
+def test_random_sign_flips_agree_with_the_exact_ones_and_are_never_zero(monkeypatch):
+    d = np.random.default_rng(3).normal(0.4, 1, size=14)
+    exact = sign_flip_p(d)
+    monkeypatch.setattr("dlprobe.metrics.statistics.EXACT_SOURCES", 0)
+    assert sign_flip_p(d, resamples=40_000) == pytest.approx(exact, abs=0.01)
+    assert sign_flip_p(np.ones(200), resamples=999) == 1 / 1000
+
+
+def test_no_difference_at_all_has_p_one_and_no_source_has_none():
+    assert sign_flip_p(np.zeros(12)) == 1.0
+    assert sign_flip_p(np.zeros(30)) == 1.0
+    assert np.isnan(sign_flip_p([]))
+
+
+def test_sign_flips_reject_a_true_null_as_often_as_the_level_says():
+    rng = np.random.default_rng(4)
+    rejected = [sign_flip_p(rng.normal(size=10)) <= 0.05 for _ in range(2000)]
+    assert 0.035 <= np.mean(rejected) <= 0.065
+
+
+def test_holm_by_hand():
+    # sorted .01 .02 .03 .04 times 4 3 2 1: .04 .06 .06 .04, then never falling
+    assert holm([0.01, 0.04, 0.03, 0.02]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
+    assert holm([0.9, np.nan, 0.6]) == pytest.approx([1.0, np.nan, 1.0], nan_ok=True)
+    assert holm([]).size == 0
+
+
+def test_values_that_are_no_column_of_finite_numbers_are_refused():
+    with pytest.raises(MetricError, match="one finite number"):
+        bootstrap_mean([[1.0, 2.0]])
+    with pytest.raises(MetricError, match="one finite number"):
+        bootstrap_mean([1.0, np.inf])
+    with pytest.raises(MetricError, match="level 95"):
+        bootstrap_mean(np.arange(10.0), level=95)

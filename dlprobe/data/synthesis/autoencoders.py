@@ -127,8 +127,8 @@ def fit_super_resolution(moments: Sequence[Moments], ridge: float = RIDGE) -> Su
     pooled = _pooled(moments)
     penalty = np.full(len(pooled.second), ridge)
     penalty[-1] = 0.0  # the constant is free
-    weights: NDArray[np.float64] = np.linalg.solve(pooled.second + np.diag(penalty), pooled.cross)
-    return SuperResolution(weights)
+    weights = np.linalg.solve(pooled.second + np.diag(penalty), pooled.cross)
+    return SuperResolution(np.asarray(weights, np.float64))
 
 
 def _pooled(moments: Sequence[Moments]) -> Moments:

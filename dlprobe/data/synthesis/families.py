@@ -8,7 +8,7 @@ import numpy as np
 
 from dlprobe.data.provenance import Variant
 from dlprobe.data.synthesis.inpainters import INPAINTERS
-from dlprobe.data.synthesis.masks import MASK_SHARES, blob_mask, window_area_px
+from dlprobe.data.synthesis.masks import MASK_SHARES, blob_mask, window_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,7 +78,7 @@ def family(
     size = photograph.pixels.shape[0], photograph.pixels.shape[1]
     for place, filling in enumerate(dict.fromkeys(filling for filling, _ in COMBINATIONS)):
         kind = tuple(MASK_SHARES)[(turn + place) % len(MASK_SHARES)]
-        mask = blob_mask(rng, size, max(1, round(MASK_SHARES[kind] * window_area_px(size, window_px))))
+        mask = blob_mask(rng, size, window_frame(rng, size, window_px), MASK_SHARES[kind])
         filled = INPAINTERS[filling](photograph.pixels, mask, donor.pixels, rng)
         for name in (coder for other, coder in COMBINATIONS if other == filling):
             whole = through(autoencoders[name], filled, grey=photograph.grey)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
-from dlprobe.data.tiling import working_size
+from dlprobe.data.tiling import tile, working_size
 from dlprobe.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,21 +21,38 @@ _CELLS = 3.0
 _ROUGHNESS = 0.35
 
 
-def window_area_px(size: tuple[int, int], window_px: int) -> float:
-    """Return how many pixels of an image one window shows.
+class Frame(NamedTuple):
+    """A window in the pixels of a stored image, in fractions of a pixel: corner and sides."""
+
+    y: float
+    x: float
+    h: float
+    w: float
+
+
+def window_frame(rng: np.random.Generator, size: tuple[int, int], window_px: int) -> Frame:
+    """Return one of the windows of an image, drawn at random, in the pixels of the stored file.
+
+    Windows of a small image are cut after it was enlarged, and wide images leave a strip between windows that nobody
+    looks at: a mask belongs where it is seen.
 
     Parameters
     ----------
+    rng : Generator
+        Draws the window.
     size : tuple of int
-        Height and width of the image as stored; it may be enlarged before windows are cut.
+        Height and width of the image as stored.
     window_px : int
-        Side of a window.
+        Side of a window, and distance between two.
     """
-    height, width = working_size(*size, window_px)
-    return window_px**2 * (size[0] * size[1]) / (height * width)
+    working = working_size(*size, window_px)
+    boxes = tile(*working, window_px, window_px, "spread")
+    box = boxes[int(rng.integers(len(boxes)))]
+    scale_y, scale_x = size[0] / working[0], size[1] / working[1]
+    return Frame(box.y * scale_y, box.x * scale_x, box.h * scale_y, box.w * scale_x)
 
 
-def blob_mask(rng: np.random.Generator, size: tuple[int, int], area_px: int) -> NDArray[np.bool_]:
+def blob_mask(rng: np.random.Generator, size: tuple[int, int], frame: Frame, share: float) -> NDArray[np.bool_]:
     """Return a random irregular shape: the highest pixels of a tilted ellipse plus a smooth random field.
 
     Parameters
@@ -44,8 +61,10 @@ def blob_mask(rng: np.random.Generator, size: tuple[int, int], area_px: int) -> 
         Decides shape and place.
     size : tuple of int
         Height and width, in pixels.
-    area_px : int
-        Pixels that the mask covers, exactly.
+    frame : Frame
+        The shape's centre lies in its inner half; what is outside it may belong to the shape too.
+    share : float
+        Area of the shape in units of the frame's area, exact to a pixel.
 
     Returns
     -------
@@ -54,24 +73,25 @@ def blob_mask(rng: np.random.Generator, size: tuple[int, int], area_px: int) -> 
     Raises
     ------
     DataError
-        If the area is not positive or the image too small for it.
+        If the area is below one pixel or not below that of the image.
     """
     height, width = size
+    area_px = round(share * frame.h * frame.w)
     if not 0 < area_px < height * width:
         msg = f"a mask of {area_px} px does not fit an image of {width}x{height} px; give a share between 0 and 1"
         raise DataError(msg)
     scale_px = np.sqrt(area_px)
     cells = [max(4, round(_CELLS * side / scale_px)) for side in size]
     field = cv2.resize(rng.standard_normal(cells), (width, height), interpolation=cv2.INTER_CUBIC)
-    score = _ROUGHNESS * field - _ellipse(rng, size, scale_px)
+    score = _ROUGHNESS * field - _ellipse(rng, size, frame, scale_px)
     mask = np.zeros(height * width, bool)
     mask[np.argpartition(score.ravel(), -area_px)[-area_px:]] = True
     return mask.reshape(size)
 
 
-def _ellipse(rng: np.random.Generator, size: tuple[int, int], scale_px: float) -> NDArray[np.float64]:
+def _ellipse(rng: np.random.Generator, size: tuple[int, int], frame: Frame, scale_px: float) -> NDArray[np.float64]:
     """Return the elliptic distance from a random centre, about 1 at the outline of a shape of area `scale_px` ** 2."""
-    centre_y, centre_x = rng.uniform(0.25, 0.75, 2) * size
+    centre_y, centre_x = frame.y + frame.h * rng.uniform(0.25, 0.75), frame.x + frame.w * rng.uniform(0.25, 0.75)
     angle, stretch = rng.uniform(0, np.pi), rng.uniform(1.0, 1.6)
     y = (np.arange(size[0])[:, None] - centre_y) * np.sqrt(np.pi) / scale_px
     x = (np.arange(size[1])[None, :] - centre_x) * np.sqrt(np.pi) / scale_px

@@ -1,1 +1,42 @@
-"""probes."""
+"""Linear probes on embeddings given as arrays: heads fitted in one stream, exact baselines, and the saved result."""
+
+from typing import TYPE_CHECKING, Any
+
+from dlprobe.probes.heads import HeadSpec, default_grid
+from dlprobe.probes.moments import GroupMoments
+from dlprobe.probes.probe import Probe, make_card
+
+if TYPE_CHECKING:
+    from dlprobe.probes.baselines import LogisticFit, fit_logistic
+    from dlprobe.probes.multihead import FittedHead, HeadBatch, fit_heads
+
+#: Names whose modules load torch or scikit-learn; they are imported when they are first asked for.
+_LAZY = {
+    "FittedHead": "multihead",
+    "HeadBatch": "multihead",
+    "LogisticFit": "baselines",
+    "fit_heads": "multihead",
+    "fit_logistic": "baselines",
+}
+
+__all__ = [
+    "FittedHead",
+    "GroupMoments",
+    "HeadBatch",
+    "HeadSpec",
+    "LogisticFit",
+    "Probe",
+    "default_grid",
+    "fit_heads",
+    "fit_logistic",
+    "make_card",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

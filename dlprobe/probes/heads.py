@@ -1,0 +1,127 @@
+"""What determines a head: one frozen record, which is its key everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from dlprobe.errors import ProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+OBJECTIVES = ("dice-batch", "dice-window")
+SCHEDULES = ("cosine", "constant")
+#: 13 rates, as many as DINOv2's grid. Dice sums to a gradient of order one over a batch of any size, so that its useful
+#: rates lie far above those of a mean cross-entropy.
+LEARNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+WEIGHT_DECAYS = (0.0, 1e-4, 1e-3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSpec:
+    """One linear map to be fitted.
+
+    Parameters
+    ----------
+    objective : str
+        What is minimised: one of `OBJECTIVES`.
+    scheme : str
+        Name of the labelling scheme whose targets it learns.
+    learning_rate : float
+        Of the first step, on standardised embeddings.
+    weight_decay : float
+        Added to the gradient of the standardised weights as ``weight_decay * weights``; the bias has none.
+    momentum : float
+        Of stochastic gradient descent, in [0, 1).
+    schedule : str
+        ``cosine`` falls to 0 over the planned steps; ``constant`` stays.
+    seed : int
+        Of the initial weights and of the Poisson weights of windows.
+    layer : int
+        Which of the concatenated layers it sees; -1 sees all features.
+    positive_weight : float
+        A positive patch counts this many times; a soft target t counts as t positive and 1 - t negative patches.
+    train_groups : tuple of int
+        Groups of windows (folds of sources) that it is trained on, and by whose moments it is standardised.
+
+    Raises
+    ------
+    ProbeError
+        If a value is out of its range.
+    """
+
+    objective: str = "dice-batch"
+    scheme: str
+    learning_rate: float
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    seed: int = 0
+    layer: int = -1
+    positive_weight: float = 1.0
+    train_groups: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        groups = self.train_groups
+        rules = {
+            f"objective {self.objective!r}; write one of {', '.join(OBJECTIVES)}": self.objective in OBJECTIVES,
+            f"schedule {self.schedule!r}; write one of {', '.join(SCHEDULES)}": self.schedule in SCHEDULES,
+            f"learning_rate {self.learning_rate}; it must be above 0": self.learning_rate > 0,
+            f"weight_decay {self.weight_decay}; it must be 0 or more": self.weight_decay >= 0,
+            f"momentum {self.momentum}; it must lie in [0, 1)": 0 <= self.momentum < 1,
+            f"seed {self.seed}; it must be 0 or more": self.seed >= 0,
+            f"positive_weight {self.positive_weight}; it must be above 0": self.positive_weight > 0,
+            f"train_groups {groups}; name each group once, in ascending order, from 0 up": bool(groups)
+            and groups == tuple(sorted(set(groups)))
+            and groups[0] >= 0,
+        }
+        for complaint, holds in rules.items():
+            if not holds:
+                msg = f"a head has {complaint}"
+                raise ProbeError(msg)
+
+
+def default_grid(
+    schemes: Iterable[str],
+    train_groups_per_fold: Iterable[Sequence[int]] = ((0,),),
+    *,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    weight_decays: Sequence[float] = WEIGHT_DECAYS,
+    seeds: Sequence[int] = (0,),
+    objectives: Sequence[str] = ("dice-batch",),
+    layers: Sequence[int] = (-1,),
+    positive_weights: Sequence[float] = (1.0,),
+) -> list[HeadSpec]:
+    """Return every combination of the given settings as heads.
+
+    Parameters
+    ----------
+    schemes : iterable of str
+        Names of labelling schemes.
+    train_groups_per_fold : iterable of sequence of int
+        For each fold, the groups that its heads are trained on.
+    learning_rates, weight_decays, seeds, objectives, layers, positive_weights : sequence
+        The grid; 13 learning rates x 3 weight decays by default.
+
+    Returns
+    -------
+    list of HeadSpec
+        Schemes vary slowest, learning rates fastest.
+    """
+    folds = [tuple(sorted(groups)) for groups in train_groups_per_fold]
+    cells = product(schemes, objectives, folds, seeds, layers, positive_weights, weight_decays, learning_rates)
+    return [
+        HeadSpec(
+            scheme=scheme,
+            objective=objective,
+            train_groups=groups,
+            seed=seed,
+            layer=layer,
+            positive_weight=positive_weight,
+            weight_decay=weight_decay,
+            learning_rate=learning_rate,
+        )
+        for scheme, objective, groups, seed, layer, positive_weight, weight_decay, learning_rate in cells
+    ]

@@ -1,0 +1,174 @@
+"""What one step reads: windows, how often each counts for each head, and their embeddings standardised."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from dlprobe.errors import ProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from dlprobe.probes.heads import HeadSpec
+    from dlprobe.probes.moments import Standardisation
+
+WindowWeights = Literal["poisson", "ones"]
+#: Rows converted at a time: a float32 tile of 768 features is then 1.5 MB, which stays in the cache of the processor.
+TILE_ROWS = 512
+_POISSON_MAX = 20
+
+
+class HeadBatch(NamedTuple):
+    """Windows of one step.
+
+    Parameters
+    ----------
+    embeddings : ndarray of float16 or float32, shape (n, patches, width)
+    targets : mapping of str to ndarray of int8 or float32, shape (n, patches)
+        For each labelling scheme; ignored where negative or NaN.
+    groups : ndarray of int64, shape (n,)
+        Group of each window. A window trains only the heads whose `train_groups` name its group; -1 trains none.
+    windows : ndarray of int64, shape (n,)
+        Global numbers of the windows, from which their Poisson weights are drawn.
+    """
+
+    embeddings: NDArray[np.float16] | NDArray[np.float32]
+    targets: Mapping[str, NDArray[np.int8] | NDArray[np.float32]]
+    groups: NDArray[np.int64]
+    windows: NDArray[np.int64]
+
+    def take(self, chosen: NDArray[np.bool_]) -> HeadBatch:
+        """Return the windows for which `chosen` is True."""
+        targets = {scheme: each[chosen] for scheme, each in self.targets.items()}
+        return HeadBatch(self.embeddings[chosen], targets, self.groups[chosen], self.windows[chosen])
+
+
+def check_batch(batch: HeadBatch, schemes: Sequence[str], width: int) -> None:
+    """Raise `ProbeError` if the arrays of a batch do not fit together."""
+    shape = batch.embeddings.shape
+    if len(shape) != 3 or shape[2] != width:
+        msg = (
+            f"a batch has embeddings of shape {shape}, its moments have width {width}; give (windows, patches, {width})"
+        )
+        raise ProbeError(msg)
+    for name, found in (("groups", batch.groups.shape), ("windows", batch.windows.shape)):
+        if found != shape[:1]:
+            msg = f"a batch of {shape[0]} windows has {name} of shape {found}; give one number for each window"
+            raise ProbeError(msg)
+    for scheme in schemes:
+        if scheme not in batch.targets:
+            msg = f"a batch has no targets for scheme {scheme!r}; it has {', '.join(batch.targets) or 'none'}"
+            raise ProbeError(msg)
+        if batch.targets[scheme].shape != shape[:2]:
+            msg = f"targets of scheme {scheme!r} have shape {batch.targets[scheme].shape}, the patches {shape[:2]}"
+            raise ProbeError(msg)
+
+
+def poisson_weights(seed: int, windows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return a Poisson(1) draw for each window that depends on nothing but the seed and the window's number.
+
+    The online bootstrap of Oza and Russell (2001): the draws of two seeds make two resampled data sets of one stream.
+
+    Parameters
+    ----------
+    seed : int
+    windows : ndarray of int64
+        Global numbers of windows.
+
+    Returns
+    -------
+    ndarray of float32, same shape
+    """
+    bits = _mix(_mix(np.uint64(seed) + windows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) ^ np.uint64(seed))
+    uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    probabilities = np.exp(-1.0) / np.cumprod(np.maximum(np.arange(_POISSON_MAX), 1.0))
+    return np.searchsorted(np.cumsum(probabilities), uniform, side="right").astype(np.float32)
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the output function of splitmix64 (Steele, Lea and Flood 2014)."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+class WindowCounter:
+    """How many times each window of a batch counts for each head.
+
+    Parameters
+    ----------
+    heads : sequence of HeadSpec
+        In the order of the columns.
+    window_weights : {'poisson', 'ones'}
+        Whether a head's seed resamples the windows, or each counts once.
+    """
+
+    def __init__(self, heads: Sequence[HeadSpec], window_weights: WindowWeights) -> None:
+        self._folds = sorted({head.train_groups for head in heads})
+        self._seeds = sorted({head.seed for head in heads}) if window_weights == "poisson" else []
+        self._fold_of = np.array([self._folds.index(head.train_groups) for head in heads])
+        self._seed_of = np.array([self._seeds.index(head.seed) for head in heads]) if self._seeds else None
+
+    def __call__(self, batch: HeadBatch) -> NDArray[np.float32]:
+        """Return counts of shape (windows, heads)."""
+        member = np.stack([np.isin(batch.groups, fold) for fold in self._folds], axis=1).astype(np.float32)
+        counts: NDArray[np.float32] = member[:, self._fold_of]
+        if self._seed_of is not None:
+            drawn = np.stack([poisson_weights(seed, batch.windows) for seed in self._seeds], axis=1)
+            counts = counts * drawn[:, self._seed_of]
+        return counts
+
+
+class Standardiser:
+    """Centres and scales embeddings in float32, tile by tile, into one buffer that every step reuses.
+
+    Parameters
+    ----------
+    standardisation : Standardisation
+        Of all training groups together.
+    dtype : torch.dtype
+        Of the result.
+    device : torch.device
+    """
+
+    def __init__(self, standardisation: Standardisation, dtype: torch.dtype, device: torch.device) -> None:
+        inverse = standardisation.inverse
+        self._scale = torch.as_tensor(inverse, dtype=torch.float32, device=device)
+        self._shift = torch.as_tensor(-standardisation.mean * inverse, dtype=torch.float32, device=device)
+        self._dtype = dtype
+        self._device = device
+        self._tile = torch.empty((TILE_ROWS, len(inverse)), dtype=torch.float32, device=device)
+        self._buffer = torch.empty((0, len(inverse)), dtype=dtype, device=device)
+
+    def __call__(self, embeddings: NDArray[np.float16] | NDArray[np.float32]) -> torch.Tensor:
+        """Return standardised rows, shape (windows * patches, width), valid until the next call."""
+        rows = as_tensor(embeddings).view(-1, embeddings.shape[-1])
+        if len(self._buffer) < len(rows):
+            self._buffer = torch.empty((len(rows), rows.shape[1]), dtype=self._dtype, device=self._device)
+        result = self._buffer[: len(rows)]
+        for start in range(0, len(rows), TILE_ROWS):
+            part = rows[start : start + TILE_ROWS]
+            tile = self._tile[: len(part)]
+            tile.copy_(part)
+            if self._dtype == torch.float32:
+                torch.addcmul(self._shift, tile, self._scale, out=result[start : start + TILE_ROWS])
+            else:
+                torch.addcmul(self._shift, tile, self._scale, out=tile)
+                result[start : start + TILE_ROWS].copy_(tile)
+        return result
+
+
+def as_tensor(array: NDArray[np.generic]) -> torch.Tensor:
+    """Return a tensor on the memory of a contiguous array, which may be read-only: nothing here writes to it."""
+    contiguous = np.ascontiguousarray(array)
+    if contiguous.flags.writeable:
+        return torch.from_numpy(contiguous)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(contiguous)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,9 +22,9 @@ from dlprobe.errors import DataError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from dlprobe.data.layouts.base import Item
+    from dlprobe.data.layouts.base import Item, Layout
 
 Progress = Callable[[int, int], None]
 Size = tuple[int, int]
@@ -76,6 +77,11 @@ class ScanResult:
         }
 
     @property
+    def faults(self) -> list[Finding]:
+        """The findings that are more than information."""
+        return [finding for finding in self.findings if finding.severity != "info"]
+
+    @property
     def ignored_reasons(self) -> dict[str, int]:
         """Number of ignored files for each reason, the most frequent first."""
         return dict(Counter(item.reason for item in self.ignored).most_common())
@@ -106,7 +112,7 @@ def scan(
     Raises
     ------
     DataError
-        If the folder is missing, the layout does not fit it, or not one image can be used.
+        If the folder is missing, the layout does not fit it or lacks an option, or not one image can be used.
     RegistryError
         If no layout has that name.
     """
@@ -114,7 +120,9 @@ def scan(
     if not place.exists():
         msg = f"nothing at {place}; give the folder of the data set"
         raise DataError(msg)
-    found = list(LAYOUTS[layout](place, **options))
+    read = LAYOUTS[layout]
+    _require_options(layout, read, options)
+    found = list(read(place, **options))
     folder = place if place.is_dir() else place.parent
     rejects = [item for item in found if isinstance(item, Reject)]
     files = list(walk(place)) if place.is_dir() else []
@@ -127,10 +135,19 @@ def scan(
     named = {*manifest.frame["path"], *(item.path for item in rejects)}
     listed = len(manifest) + len(rejects) - len(named.intersection(files))
     findings = [item for item in found if isinstance(item, Finding)]
-    findings += [*_findings_on_files(ignored), *_findings(manifest)]
-    return ScanResult(
-        manifest, [Reject(_printable(path), reason) for path, reason in rejects], findings, ignored, len(files), listed
-    )
+    findings += [*_findings_on_files(rejects, ignored), *_findings(manifest)]
+    rejects = [item._replace(path=_printable(item.path)) for item in rejects]
+    return ScanResult(manifest, rejects, findings, ignored, len(files), listed)
+
+
+def _require_options(name: str, read: Layout, given: Mapping[str, object]) -> None:
+    known = list(signature(read).parameters.values())[1:]
+    names = [option.name for option in known]
+    if any(option.kind is Parameter.VAR_KEYWORD for option in known):
+        return
+    if unknown := next((option for option in given if option not in names), None):
+        msg = f"layout {name} has no option {unknown!r}; it has {', '.join(names) or 'none'}"
+        raise DataError(msg)
 
 
 def _sound(found: Iterable[Item], rejects: list[Reject]) -> list[Record]:
@@ -140,32 +157,33 @@ def _sound(found: Iterable[Item], rejects: list[Reject]) -> list[Record]:
         if not isinstance(item, Record):
             continue
         if item.variant not in VARIANTS:
-            reason = f"no variant {item.variant!r}; write one of {', '.join(VARIANTS)}"
+            fault, reason = "unknown-variant", f"no variant {item.variant!r}; write one of {', '.join(VARIANTS)}"
         elif (VARIANTS[Variant(item.variant)].inside is not None) != bool(item.mask):
+            fault = "surplus-mask" if item.mask else "no-mask"
             verb = "has no mask, but one is named" if item.mask else "needs a mask and has none"
             reason = f"variant {item.variant} {verb}; correct the row"
         elif any(UNSTORABLE.search(text) for text in item):
-            reason = "a name with a control character, or bytes that are no UTF-8; rename it"
+            fault, reason = "unstorable-name", "a name with a control character, or bytes that are no UTF-8; rename it"
         elif item.path in sound:
-            reason = "named twice; keep one row an image"
+            fault, reason = "doubled", "named twice; keep one row an image"
         else:
             sound[item.path] = item
             continue
-        rejects.append(Reject(item.path, reason))
+        rejects.append(Reject(item.path, reason, fault))
     return list(sound.values())
 
 
 def _read_headers(root: Path, records: list[Record], rejects: list[Reject], progress: Progress | None) -> Manifest:
     sizes: list[Size] = []
     kept: list[Record] = []
-    mask_sizes: dict[str, Size | DataError] = {}
+    mask_sizes: dict[str, Size | _Fault] = {}
     batches = [records[at : at + _BATCH] for at in range(0, len(records), _BATCH)]
     with ThreadPoolExecutor() as pool:
         done = 0
         for batch, found in zip(batches, pool.map(lambda b: _sizes(root, b, mask_sizes), batches), strict=True):
             for record, size in zip(batch, found, strict=True):
-                if isinstance(size, DataError):
-                    rejects.append(Reject(record.path, str(size)))
+                if isinstance(size, _Fault):
+                    rejects.append(Reject(record.path, size.reason, size.name))
                 else:
                     kept.append(record)
                     sizes.append(size)
@@ -177,12 +195,17 @@ def _read_headers(root: Path, records: list[Record], rejects: list[Reject], prog
     return Manifest(frame.assign(height=height, width=width), root)
 
 
-def _sizes(root: Path, records: list[Record], mask_sizes: dict[str, Size | DataError]) -> list[Size | DataError]:
+class _Fault(NamedTuple):
+    name: str
+    reason: str
+
+
+def _sizes(root: Path, records: list[Record], mask_sizes: dict[str, Size | _Fault]) -> list[Size | _Fault]:
     """Return the size of each image or what is wrong with it; `mask_sizes` remembers masks that images share."""
-    found: list[Size | DataError] = []
+    found: list[Size | _Fault] = []
     for record in records:
         size = _size(root / record.path)
-        if record.mask and not isinstance(size, DataError):
+        if record.mask and not isinstance(size, _Fault):
             if record.mask not in mask_sizes:
                 mask_sizes[record.mask] = _size(root / record.mask)
             size = _compared(size, mask_sizes[record.mask], root / record.mask)
@@ -190,20 +213,21 @@ def _sizes(root: Path, records: list[Record], mask_sizes: dict[str, Size | DataE
     return found
 
 
-def _size(path: Path) -> Size | DataError:
+def _size(path: Path) -> Size | _Fault:
     try:
         return image_size(path)
     except DataError as error:
-        return error
+        return _Fault("unreadable" if path.exists() else "missing", str(error))
 
 
-def _compared(size: Size, mask: Size | DataError, path: Path) -> Size | DataError:
-    if isinstance(mask, DataError):
-        return DataError(f"its mask: {mask}")
+def _compared(size: Size, mask: Size | _Fault, path: Path) -> Size | _Fault:
+    if isinstance(mask, _Fault):
+        return _Fault(f"mask-{mask.name}", f"its mask: {mask.reason}")
     if mask == size:
         return size
-    turned = ", transposed" if mask == size[::-1] else ""
-    return DataError(f"mask {path} is {mask[1]}x{mask[0]} px, its image {size[1]}x{size[0]} px{turned}")
+    turned = mask == size[::-1]
+    reason = f"mask {path} is {mask[1]}x{mask[0]} px, its image {size[1]}x{size[0]} px"
+    return _Fault("mask-transposed", f"{reason}, transposed") if turned else _Fault("mask-size", reason)
 
 
 def _leftovers(files: list[str], found: Iterable[Item], manifest: Manifest, rejects: list[Reject]) -> list[Ignored]:
@@ -221,7 +245,8 @@ def _leftovers(files: list[str], found: Iterable[Item], manifest: Manifest, reje
             continue
         suffix = PurePosixPath(path).suffix.lower()
         if suffix in FOREIGN_SUFFIXES and path not in reasons:
-            rejects.append(Reject(path, f"{suffix} is no image format that is read; convert it to PNG"))
+            reason = f"{suffix} is no image format that is read; convert it to PNG"
+            rejects.append(Reject(path, reason, "foreign-format"))
         else:
             ignored.append(Ignored(_printable(path), reasons.get(path) or _kind(path, suffix)))
     return ignored
@@ -234,7 +259,11 @@ def _kind(path: str, suffix: str) -> str:
     return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), "no image")
 
 
-def _findings_on_files(ignored: list[Ignored]) -> Iterator[Finding]:
+def _findings_on_files(rejects: list[Reject], ignored: list[Ignored]) -> Iterator[Finding]:
+    for fault, count in Counter(item.fault for item in rejects).most_common():
+        paths = [_printable(item.path) for item in rejects if item.fault == fault]
+        reason = next(item.reason for item in rejects if item.fault == fault)
+        yield Finding(fault, f"rejected; the first: {paths[0]}: {reason}", count, "error", tuple(paths[:5]))
     advice = {
         _ORPHAN: ("orphan-image", "image files that the layout does not name: neither image, mask nor known extra"),
         _ARCHIVE: ("packed-archive", "packed archives lie beside the images; what is in them was not scanned"),

@@ -102,6 +102,24 @@ def test_each_planted_fault_is_a_reject_by_name(clean):
     assert found["real.png"].startswith("named twice")
     assert found[""] == "row 14 has no path"
     assert found["lost.png"].startswith("no image at")
+    assert {item.path: item.fault for item in result.rejects} == {
+        "missing.png": "missing",
+        "noimage.png": "unreadable",
+        "empty.jpg": "unreadable",
+        "size.png": "mask-size",
+        "turned.png": "mask-transposed",
+        "nomask.png": "no-mask",
+        "extra.png": "surplus-mask",
+        "strange.png": "unknown-variant",
+        "badmask.png": "mask-unreadable",
+        "badsplit.png": "unknown-split",
+        "real.png": "doubled",
+        "": "no-path",
+        "lost.png": "missing",
+    }
+    findings = {finding.name: finding for finding in result.faults}
+    assert findings["missing"].count == 2
+    assert findings["mask-size"].examples == ("size.png",)
     assert len(result.rejects) == 13
     assert list(result.manifest.frame["path"]) == ["fake.jpg", "real.png"]
     counts = balanced(result, clean)
@@ -175,6 +193,8 @@ def test_nothing_usable_nothing_there_and_unknown_layout_are_errors(tmp_path):
         scan(tmp_path)
     with pytest.raises(DataError, match="nothing at"):
         scan(tmp_path / "x")
+    with pytest.raises(DataError, match="layout folder has no option 'kind'; it has variant, dataset"):
+        scan(tmp_path, "folder", kind="x")
     with pytest.raises(RegistryError, match="no layout 'foldr'; did you mean folder"):
         scan(tmp_path, "foldr")
 
@@ -183,7 +203,7 @@ def test_a_third_partys_layout_with_findings_and_extras(clean):
     @LAYOUTS.register("test-third-party")
     def layout(root, *, word):
         yield Record("real.png", "real", word)
-        yield Reject("fake.jpg", "not wanted")
+        yield Reject("fake.jpg", "not wanted", "unwanted")
         yield Ignored("masks/fake.png", "crop location")
         yield Finding("third", "said", 3)
 
@@ -191,7 +211,7 @@ def test_a_third_partys_layout_with_findings_and_extras(clean):
     assert list(result.manifest.frame["source_id"]) == ["w"]
     assert reasons(result) == {"fake.jpg": "not wanted"}
     assert result.ignored_reasons == {"crop location": 1, "table or text": 1}
-    assert [f.name for f in result.findings] == ["third"]
+    assert [f.name for f in result.findings] == ["third", "unwanted"]
     balanced(result, clean)
 
 

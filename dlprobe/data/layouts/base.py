@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from dlprobe.data.images import IMAGE_SUFFIXES
+from dlprobe.errors import DataError
 from dlprobe.registry import Registry
 
 if TYPE_CHECKING:
@@ -26,6 +30,9 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 
+#: COCO's own file names, of 2017 and of 2014.
+COCO_STEM = re.compile(r"^(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})$")
+
 
 class Record(NamedTuple):
     """An image that a layout found: the text columns of a manifest."""
@@ -42,10 +49,11 @@ class Record(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A file that could not be used, and why."""
+    """A file that could not be used, why in words, and the fault's short name, by which rejects are counted."""
 
     path: str
     reason: str
+    fault: str = "unplaced"
 
 
 class Ignored(NamedTuple):
@@ -80,15 +88,71 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
-Item: TypeAlias = Record | Reject | Ignored | Finding
+class Guess(NamedTuple):
+    """A fact that no source states: `dlprobe.data.audit` checks it on the pixels, and the scan says what it found.
+
+    ``fact`` says in words what the layout assumed. ``check`` is ``variant`` (what lies outside the mask) or
+    ``polarity`` (white is manipulated). Images are those of one generator, or all if it is empty.
+    """
+
+    fact: str
+    check: Literal["variant", "polarity"]
+    generator: str = ""
+
+
+Item: TypeAlias = Record | Reject | Ignored | Finding | Guess
 Layout: TypeAlias = Callable[..., Iterator[Item]]
 
 LAYOUTS: Registry[Layout] = Registry("layout", "dlprobe.layouts")
 
 
-def relative(path: Path, root: Path) -> str:
-    """Return a path below `root` with forward slashes, as manifests store it."""
-    return path.relative_to(root).as_posix()
+def coco(number: str | int) -> str:
+    """Return the canonical source_id of a photograph of COCO, all of whose years share numbers."""
+    return f"coco:{int(number):012d}"
+
+
+def source_of(stem: str, dataset: str, pattern: str = "") -> str:
+    """Return the source_id of an image whose data set has no rule of its own.
+
+    Parameters
+    ----------
+    stem : str
+        File name without its ending.
+    dataset : str
+        Where numbers count from, unless they are COCO's.
+    pattern : str
+        Regular expression whose first group is the part of the stem that the images of one photograph share.
+
+    Raises
+    ------
+    DataError
+        If the pattern is no regular expression, or has no group.
+    """
+    if pattern:
+        try:
+            shared = re.search(pattern, stem)
+            stem = shared[1] if shared else stem
+        except (re.error, IndexError) as error:
+            msg = f"source_pattern {pattern!r} is no regular expression with one group ({error}); write '^(\\d+)_'"
+            raise DataError(msg) from error
+    if photograph := COCO_STEM.match(stem):
+        return coco(photograph[1])
+    return f"{dataset}:{stem}" if dataset else stem
+
+
+def pictures(root: Path) -> Iterator[PurePosixPath]:
+    """Yield the image files below a folder, relative to it."""
+    for name in walk(root):
+        path = PurePosixPath(name)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path
+
+
+def require(found: object, root: Path, what: str, layout: str) -> None:
+    """Raise `DataError` if a folder has nothing that belongs to a layout."""
+    if not found:
+        msg = f"{root} has no {what}, so it is no tree of layout {layout}; see docs/layouts.md or use --layout csv"
+        raise DataError(msg)
 
 
 def walk(root: Path) -> Iterator[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from dlprobe.data.images import IMAGE_SUFFIXES
-from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, walk
+from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, pictures
 from dlprobe.data.manifest import REQUIRED, TEXT_COLUMNS, as_text, read_csv, read_parquet
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
@@ -50,12 +49,14 @@ def csv_layout(root: Path, *, dataset: str = "") -> Iterator[Item]:
 
 def _row(number: int, values: dict[str, str], dataset: str) -> Record | Reject:
     if not values["path"]:
-        return Reject("", f"row {number} has no path")
+        return Reject("", f"row {number} has no path", "no-path")
     values["path"] = _posix(values["path"])
     values["mask"] = _posix(values.get("mask", ""))
     split = values.get("split", "")
     if split.lower() not in SPLIT_NAMES:
-        return Reject(values["path"], f"no split {split!r}; write train, val or test, or leave it empty")
+        return Reject(
+            values["path"], f"no split {split!r}; write train, val or test, or leave it empty", "unknown-split"
+        )
     values["split"] = SPLIT_NAMES[split.lower()]
     values["source_id"] = values.get("source_id") or PurePosixPath(values["path"]).stem
     values["dataset"] = values.get("dataset") or dataset
@@ -97,7 +98,7 @@ def folder_layout(root: Path, *, variant: str = "", dataset: str = "") -> Iterat
         names = ", ".join(VARIANTS)
         msg = f"{root} has neither folders named {names} nor, with --variant, a folder images; see --layout csv"
         raise DataError(msg)
-    files = [PurePosixPath(name) for name in walk(root) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    files = list(pictures(root))
     masks = _masks_by_stem(files)
     for path in files:
         if path.parts[0] in groups:
@@ -121,9 +122,9 @@ def _folder_item(
     masked = VARIANTS[variant].inside is not None
     found = (masks.get(variant / below) or masks.get(below) or []) if masked else []
     if masked and not found:
-        return Reject(str(path), f"variant {variant} needs a mask, and masks/ has none for {below}")
+        return Reject(str(path), f"variant {variant} needs a mask, and masks/ has none for {below}", "no-mask")
     if len(found) > 1:
-        return Reject(str(path), f"two masks claim to be its own: {found[0]} and {found[1]}; keep one")
+        return Reject(str(path), f"two masks claim to be its own: {found[0]} and {found[1]}; keep one", "two-masks")
     return Record(
         path=str(path),
         variant=variant,

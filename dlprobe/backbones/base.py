@@ -26,6 +26,41 @@ class BackboneCard:
     notes: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """What `load_backbone` was asked for, as it reaches a source.
+
+    Parameters
+    ----------
+    model : str
+        What stands after the prefix of the name.
+    weights : str
+        ``pretrained``, a path, or ``random:SEED``.
+    seed : int or None
+        Of random weights.
+    device, engine, precision, layers, norm, window_px, batch_size
+        As in `dlprobe.backbones.load_backbone`.
+    alias : str
+        Short name that was written, if any.
+    licence, trained_on : str
+        Of a file that the catalogue knows; empty otherwise.
+    """
+
+    model: str
+    weights: str = "pretrained"
+    seed: int | None = None
+    device: str = "auto"
+    engine: str = "torch"
+    precision: str = "auto"
+    layers: tuple[int, ...] = (-1,)
+    norm: bool = True
+    window_px: int | None = None
+    batch_size: int | None = None
+    alias: str = ""
+    licence: str = ""
+    trained_on: str = ""
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """Windows in, patch embeddings out.
@@ -76,6 +111,15 @@ class Backbone(Protocol):
             On the backbone's device.
         """
         ...
+
+
+#: Windows are near the size that B-Free and DinoLizer were trained at.
+TARGET_WINDOW_PX = 504
+
+
+def default_window_px(patch_px: int) -> int:
+    """Return the multiple of `patch_px` nearest to 504, the larger of two: 504 for 14, 512 for 16."""
+    return max(1, (2 * TARGET_WINDOW_PX + patch_px) // (2 * patch_px)) * patch_px
 
 
 def require_divides(patch_px: int, window_px: int, name: str) -> None:

@@ -1,0 +1,126 @@
+"""`load_backbone`: names say where they load from, and weights never fall back to random ones."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from dlprobe.backbones.base import Backbone, LoadRequest
+from dlprobe.backbones.catalogue import CATALOGUE, local_weights
+from dlprobe.errors import BackboneError
+from dlprobe.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from dlprobe.backbones.catalogue import CatalogueEntry
+
+#: What loads the backbones of a source; other packages announce theirs as entry points, named by the prefix.
+SOURCES: Registry[Callable[[LoadRequest], Backbone]] = Registry("backbone source", "dlprobe.backbones")
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str | Path = "pretrained",
+    device: str = "auto",
+    engine: str = "torch",
+    precision: str = "auto",
+    layers: Sequence[int] = (-1,),
+    norm: bool = True,
+    window_px: int | None = None,
+    batch_size: int | None = None,
+) -> Backbone:
+    """Load a backbone.
+
+    Parameters
+    ----------
+    name : str
+        A full name such as ``timm:vit_base_patch14_reg4_dinov2.lvd142m`` or ``residual:srm``, or a short one of
+        `list_backbones`.
+    weights : str or Path
+        ``pretrained`` (the hub's cache first, then the network), a file or folder, or ``random:SEED``.
+    device : str
+        ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``.
+    engine : str
+        What computes: ``torch``.
+    precision : str
+        ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
+    layers : sequence of int
+        Blocks, from 0, or from the end with -1; their tokens are concatenated on the feature axis in ascending order.
+    norm : bool
+        Apply the final LayerNorm to the tokens of each layer.
+    window_px : int, optional
+        Side of a window; by default the multiple of the patch nearest to 504 (504 for 14, 512 for 16).
+    batch_size : int, optional
+        Windows at a time; changes no embedding.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    BackboneError
+        If the name or an option is wrong, or weights or device are not here.
+    RegistryError
+        If nothing is registered under the name's source.
+    """
+    entry = CATALOGUE.get(name)
+    source, model = _split(entry.name if entry else name)
+    chosen, seed = _weights(str(weights), entry)
+    request = LoadRequest(
+        model=model,
+        weights=chosen,
+        seed=seed,
+        device=device,
+        engine=engine,
+        precision=precision,
+        layers=tuple(layers),
+        norm=norm,
+        window_px=window_px,
+        batch_size=batch_size,
+        alias=entry.alias if entry else "",
+        licence=entry.licence if entry and entry.local_folder else "",
+        trained_on=entry.trained_on if entry and entry.local_folder else "",
+    )
+    return SOURCES[source](request)
+
+
+@SOURCES.register("timm")
+def _load_timm(request: LoadRequest) -> Backbone:
+    from dlprobe.backbones.timm_source import load_timm
+
+    return load_timm(request)
+
+
+def _split(name: str) -> tuple[str, str]:
+    source, colon, model = name.partition(":")
+    if colon and source and model:
+        return source, model
+    near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.6)
+    short = f" or the short name {' or '.join(near)}" if near else ", or a short name of `dlprobe backbones`"
+    examples = ", ".join(f"'{source}:{name.strip(':')}'" for source in SOURCES)
+    msg = f"backbone {name!r} has no source; write one of {examples}{short}"
+    raise BackboneError(msg)
+
+
+def _weights(weights: str, entry: CatalogueEntry | None) -> tuple[str, int | None]:
+    """Return the weights to load, with the file of an entry that no hub has, and the seed if they are random."""
+    if weights.startswith("random"):
+        if not re.fullmatch(r"random:\d{1,18}", weights):
+            msg = f"weights {weights!r} have no seed; write random:SEED, such as random:0 (--weights)"
+            raise BackboneError(msg)
+        return weights, int(weights.partition(":")[2])
+    if weights == "pretrained" and entry is not None and entry.local_folder:
+        folder = local_weights() / entry.local_folder
+        if not folder.is_dir():
+            msg = (
+                f"the weights of {entry.alias} are on no hub ({entry.weight_source}); give the file or its folder with "
+                f"--weights, or put the folder's content into {folder}, or say --weights random:SEED"
+            )
+            raise BackboneError(msg)
+        return str(folder), None
+    return weights, None

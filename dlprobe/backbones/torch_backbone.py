@@ -1,0 +1,223 @@
+"""What all backbones that are torch networks share: bytes in, normalised on the device, patch tokens out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dlprobe.errors import BackboneError
+from dlprobe.spec import Pins
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dlprobe.backbones.base import BackboneCard
+    from dlprobe.spec import ModelSpec
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT_BATCH_SIZES = {"cpu": 8, "cuda": 64}
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device of that name; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    BackboneError
+        If it is unknown or absent; nothing falls back to another device silently.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        if chosen.type != "meta":
+            torch.empty(0, device=chosen)
+            return chosen
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        msg = f"device {device!r} is not on this machine; write auto, cpu{_cuda_names()} (--device)"
+        raise BackboneError(msg) from error
+    msg = f"device {device!r} cannot compute; write auto, cpu{_cuda_names()} (--device)"
+    raise BackboneError(msg)
+
+
+def choose_pins(engine: str, precision: str, device: torch.device, batch_size: int | None) -> Pins:
+    """Return how to compute, with every ``auto`` settled: bfloat16 on CUDA, float32 elsewhere.
+
+    Raises
+    ------
+    BackboneError
+        If the engine or precision is unknown or not for this device, or the batch size is below 1.
+    """
+    if engine != "torch":
+        msg = f"no engine {engine!r} for this backbone; write torch (--engine)"
+        raise BackboneError(msg)
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    if precision not in PRECISIONS:
+        msg = f"no precision {precision!r}; write auto, {', '.join(PRECISIONS)} (--precision)"
+        raise BackboneError(msg)
+    if precision == "float16" and device.type == "cpu":
+        msg = "float16 is not for the CPU; write float32 or bfloat16 (--precision)"
+        raise BackboneError(msg)
+    if batch_size is None:
+        batch_size = DEFAULT_BATCH_SIZES.get(device.type, 8)
+    if batch_size < 1:
+        msg = f"batch_size is {batch_size}; it must be at least 1"
+        raise BackboneError(msg)
+    return Pins(engine=engine, precision=precision, device=device.type, batch_size=batch_size)
+
+
+def absolute_layers(layers: tuple[int, ...], depth: int, name: str) -> tuple[int, ...]:
+    """Return block numbers counted from 0, ascending; negative ones count from the end.
+
+    Raises
+    ------
+    BackboneError
+        If there is none, one does not exist, or one is named twice.
+    """
+    for layer in layers:
+        if not -depth <= layer < depth:
+            msg = f"{name} has no block {layer}; write numbers from 0 to {depth - 1}, or from -{depth} to -1 (--layers)"
+            raise BackboneError(msg)
+    numbers = tuple(sorted(layer % depth for layer in layers))
+    if not numbers or len(set(numbers)) != len(numbers):
+        msg = f"layers {list(layers)} name no block, or one twice, of the {depth} blocks of {name} (--layers)"
+        raise BackboneError(msg)
+    return numbers
+
+
+class TorchBackbone(ABC):
+    """A torch network as a backbone (see `dlprobe.backbones.base.Backbone`).
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Moved to `device`, set to evaluation, gradients off.
+    spec, pins, card, weights
+        As in the protocol.
+    device : torch.device
+        Where it runs.
+    dropped : tuple of str
+        Tensors of the checkpoint that embeddings do not need.
+    interpolated : str
+        What had to be interpolated for this window; empty if nothing.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        *,
+        spec: ModelSpec,
+        pins: Pins,
+        card: BackboneCard,
+        weights: str,
+        device: torch.device,
+        dropped: tuple[str, ...] = (),
+        interpolated: str = "",
+    ) -> None:
+        self.network = network.to(device).eval().requires_grad_(requires_grad=False)
+        self.spec = spec
+        self.pins = pins
+        self.card = card
+        self.weights = weights
+        self.device = device
+        self.dropped = dropped
+        self.interpolated = interpolated
+        self._mean = torch.tensor(spec.mean, dtype=torch.float32, device=device)
+        self._std = torch.tensor(spec.std, dtype=torch.float32, device=device)
+
+    @abstractmethod
+    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the patch tokens of normalised pixels.
+
+        Parameters
+        ----------
+        pixels : tensor of float32, shape (batch, 3, window_px, window_px)
+
+        Returns
+        -------
+        tensor, shape (batch, rows * cols, width)
+            Row by row, without CLS and registers, layers side by side.
+        """
+
+    @property
+    def width(self) -> int:
+        """Numbers per patch."""
+        return self.spec.width
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch, in pixels."""
+        return self.spec.patch_px
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weight file, or of all tensors where there is none."""
+        return self.spec.weights_sha256
+
+    def __call__(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+        """Embed windows, ``pins.batch_size`` at a time.
+
+        Parameters
+        ----------
+        windows : ndarray or tensor of uint8, shape (batch, window_px, window_px, 3)
+            RGB.
+
+        Returns
+        -------
+        tensor of float32, shape (batch, rows, cols, width)
+            On the backbone's device.
+
+        Raises
+        ------
+        BackboneError
+            If shape or dtype are others.
+        """
+        batch = self._as_bytes(windows)
+        grid = self.spec.grid
+        embeddings = torch.empty((len(batch), grid, grid, self.width), dtype=torch.float32, device=self.device)
+        with torch.inference_mode():
+            for start in range(0, len(batch), self.pins.batch_size):
+                part = slice(start, start + self.pins.batch_size)
+                embeddings[part] = self.embed(batch[part])
+        return embeddings
+
+    def embed(self, windows: torch.Tensor) -> torch.Tensor:
+        """Embed one batch of uint8 windows; differentiable with respect to the network, for fine-tuning."""
+        pixels = self.normalise(windows.to(self.device, non_blocking=True))
+        with self._precision():
+            tokens = self.patch_tokens(pixels)
+        return tokens.float().reshape(len(windows), self.spec.grid, self.spec.grid, self.width)
+
+    def normalise(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return float32 pixels, channels first, of RGB bytes: ``(x / 255 - mean) / std``."""
+        scaled = (windows.to(torch.float32) / 255 - self._mean) / self._std
+        return scaled.permute(0, 3, 1, 2).contiguous()
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.pins.precision]
+        return nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype=dtype)
+
+    def _as_bytes(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+        side = self.spec.window_px
+        if tuple(windows.shape[1:]) != (side, side, 3) or windows.ndim != 4:
+            msg = (
+                f"{self.spec.backbone} expects windows of shape (batch, {side}, {side}, 3), got {tuple(windows.shape)}"
+            )
+            raise BackboneError(msg)
+        if str(windows.dtype).removeprefix("torch.") != "uint8":
+            msg = f"{self.spec.backbone} expects windows of uint8 RGB, got {windows.dtype}; it normalises by itself"
+            raise BackboneError(msg)
+        if isinstance(windows, torch.Tensor):
+            return windows
+        usable = windows.flags.writeable and windows.flags.c_contiguous
+        return torch.from_numpy(windows if usable else np.array(windows, order="C"))
+
+
+def _cuda_names() -> str:
+    count = torch.cuda.device_count()
+    return "".join(f", cuda:{number}" for number in range(count)) if count else ""

@@ -8,7 +8,7 @@ that remains. Sources joined by a donor stay together.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,8 @@ FOLDS_BELOW_GROUPS = 100
 DEFAULT_FOLDS = 5
 #: Shares of validation and test in a hash split, in hundredths.
 _VAL_PCT, _TEST_PCT = 15, 15
+#: Group of windows that take no part.
+UNUSED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,13 @@ class Assignment:
 
 
 def assign(
-    windows: pd.DataFrame, *, n_folds: int | None = None, hold_out: Collection[str] = (), seed: int = 0
+    windows: pd.DataFrame,
+    *,
+    kept: NDArray[np.bool_] | None = None,
+    n_folds: int | None = None,
+    hold_out: Collection[str] = (),
+    test: NDArray[np.bool_] | None = None,
+    seed: int = 0,
 ) -> Assignment:
     """Assign windows to groups.
 
@@ -69,33 +77,57 @@ def assign(
     ----------
     windows : DataFrame
         With columns source_id, donor_id, generator and split, one row a window.
+    kept : ndarray of bool, shape (window,), optional
+        Windows that take part; the others get the group `UNUSED` and count nowhere.
     n_folds : int, optional
         0 for one split, 3 or more for nested cross-validation; by default one split where the manifest names one or
         there are at least `FOLDS_BELOW_GROUPS` groups of sources, else 5 folds (fewer if there are fewer groups).
     hold_out : collection of str
         Generators whose images are tested but neither train nor choose.
+    test : ndarray of bool, shape (window,), optional
+        Windows of data sets that are only tested. Then all others train or choose, except those that share a source
+        with a tested one.
     seed : int
         Of the hash that deals sources.
 
     Raises
     ------
     DataError
-        If sources cross the manifest's splits, or there are too few groups for the folds.
+        If sources cross the manifest's splits, there are too few groups for the folds, or a part is empty.
     """
-    named = bool((windows["split"] != "").any())
-    sources = source_groups(windows)
-    held = windows["generator"].isin(list(hold_out)).to_numpy()
-    if missing := sorted(set(hold_out) - set(windows["generator"])):
-        msg = (
-            f"no image of the generator {', '.join(missing)} to hold out; there are {sorted(set(windows['generator']))}"
-        )
+    kept = np.ones(len(windows), bool) if kept is None else kept
+    frame = windows[kept].reset_index(drop=True)
+    held = frame["generator"].isin(list(hold_out)).to_numpy(dtype=bool)
+    if missing := sorted(set(hold_out) - set(frame["generator"])):
+        msg = f"no image of the generator {', '.join(missing)} to hold out; there are {sorted(set(frame['generator']))}"
         raise DataError(msg)
-    if n_folds is None:
-        many = sources.nunique() >= FOLDS_BELOW_GROUPS
-        n_folds = 0 if named or many else min(DEFAULT_FOLDS, int(sources.nunique()))
-    if n_folds == 0:
-        return _split(windows, sources, held, seed, named)
-    return _nested(sources, held, n_folds, seed)
+    sources = source_groups(frame)
+    named = bool((frame["split"] != "").any())
+    if test is not None and test.any():
+        found = _held_out_set(sources, held, test[kept], n_folds, seed)
+    else:
+        if n_folds is None:
+            many = sources.nunique() >= FOLDS_BELOW_GROUPS
+            n_folds = 0 if named or many else min(DEFAULT_FOLDS, int(sources.nunique()))
+        found = _nested(sources, held, n_folds, seed) if n_folds else _split(frame, sources, held, seed, named)
+    groups = np.full(len(windows), UNUSED, np.int64)
+    groups[kept] = found.groups
+    return replace(found, groups=groups)
+
+
+def _held_out_set(
+    sources: pd.Series, held: NDArray[np.bool_], test: NDArray[np.bool_], n_folds: int | None, seed: int
+) -> Assignment:
+    if n_folds:
+        msg = f"{n_folds} folds and a test set exclude each other; leave out --folds or --test"
+        raise DataError(msg)
+    shared = sources.isin(set(sources[test])).to_numpy(dtype=bool) & ~test
+    percent = sources.map(lambda name: _hash(name, seed) % 100).to_numpy()
+    groups = np.select([test, shared | held, percent < _VAL_PCT], [2, UNUSED, 1], 0).astype(np.int64)
+    text = f"test set apart, the rest by hash of source_id {100 - _VAL_PCT}/{_VAL_PCT}"
+    if shared.any():
+        text += f"; {sources[shared].nunique()} groups of sources left out of training because the test set holds them"
+    return _single(groups, text)
 
 
 def _nested(sources: pd.Series, held: NDArray[np.bool_], n_folds: int, seed: int) -> Assignment:
@@ -135,11 +167,15 @@ def _split(windows: pd.DataFrame, sources: pd.Series, held: NDArray[np.bool_], s
         percent = sources.map(lambda name: _hash(name, seed) % 100).to_numpy()
         splits = np.select([percent < _TEST_PCT, percent < _TEST_PCT + _VAL_PCT], ["test", "val"], "train")
         text = f"by hash of source_id, {100 - _VAL_PCT - _TEST_PCT}/{_VAL_PCT}/{_TEST_PCT}"
-    number = {"train": 0, "val": 1, "test": 2, "": 3}
+    number = {"train": 0, "val": 1, "test": 2, "": UNUSED}
     groups = np.array([number[str(split)] for split in splits], np.int64)
-    groups[held & (groups != 2)] = 3
-    for name in ("train", "val", "test"):
-        if not (groups == number[name]).any():
+    groups[held & (groups != 2)] = UNUSED
+    return _single(groups, text)
+
+
+def _single(groups: NDArray[np.int64], text: str) -> Assignment:
+    for number, name in enumerate(("train", "val", "test")):
+        if not (groups == number).any():
             msg = f"the split ({text}) leaves no window for {name}; name splits in the manifest or use --folds"
             raise DataError(msg)
     return Assignment(groups, (Fold((0,), (1,), (2,)),), (0,), text)

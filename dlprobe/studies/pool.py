@@ -1,0 +1,259 @@
+"""Several caches of one model, read as one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dlprobe.cache import open_cache
+from dlprobe.data import label_patches
+from dlprobe.errors import CacheError, DataError
+from dlprobe.probes import GroupMoments, HeadBatch
+from dlprobe.spec import require_same
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dlprobe.cache import FeatureCache
+    from dlprobe.spec import ModelSpec
+
+#: What makes two windows of different caches the same piece of the same image.
+WINDOW_KEY = ["dataset", "path", "view", "y", "x", "h", "w"]
+
+
+class PooledBlock(NamedTuple):
+    """Windows of one block of one cache: embeddings and coverage (n, rows, cols, ...), indices into the pool."""
+
+    embeddings: NDArray[np.floating]
+    coverage: NDArray[np.uint8]
+    windows: NDArray[np.int64]
+
+
+class CachePool:
+    """Caches of one model_fingerprint as one set of windows.
+
+    Parameters
+    ----------
+    caches : sequence of FeatureCache
+        All of one model identity; complete.
+
+    Attributes
+    ----------
+    windows : DataFrame
+        One row a window: the columns of `FeatureCache.windows`, and ``cache``, the number of its cache.
+    kept : ndarray of bool, shape (window,)
+        False where an image was rejected, or after `keep_only`.
+    """
+
+    def __init__(self, caches: Sequence[FeatureCache]) -> None:
+        for other in caches[1:]:
+            advice = "pool caches of one model, or compare them as several"
+            require_same(caches[0].model_spec, other.model_spec, f"{caches[0].path} and {other.path}", advice)
+        for cache in caches:
+            cache.require_complete()
+        self.caches = list(caches)
+        frames = [cache.windows.assign(cache=i) for i, cache in enumerate(caches)]
+        self.windows = pd.concat(frames, ignore_index=True)
+        self.kept: NDArray[np.bool_] = ~self.windows["rejected"].to_numpy(dtype=bool)
+        self._starts = np.cumsum([0, *(len(frame) for frame in frames)])
+        if (twice := self.windows.loc[self.kept, WINDOW_KEY].duplicated()).any():
+            row = self.windows.loc[twice.idxmax()]
+            msg = f"the window of {row['path']} at y={row['y']}, x={row['x']} is in two of the pooled caches; give one"
+            raise CacheError(msg)
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """The one model identity."""
+        return self.caches[0].model_spec
+
+    def keep_only(self, keys: pd.MultiIndex) -> int:
+        """Keep only the windows with one of these keys (`WINDOW_KEY`); return how many remain."""
+        self.kept &= pd.MultiIndex.from_frame(self.windows[WINDOW_KEY]).isin(keys)
+        return int(self.kept.sum())
+
+    def keys(self) -> pd.MultiIndex:
+        """Return the keys of the kept windows."""
+        return pd.MultiIndex.from_frame(self.windows.loc[self.kept, WINDOW_KEY])
+
+    def blocks(self, selected: NDArray[np.bool_], seed: int | None = None) -> Iterator[PooledBlock]:
+        """Iterate over the kept windows among `selected`: in stored order, or shuffled by `seed`."""
+        wanted = selected & self.kept
+        order = np.arange(len(self.caches))
+        if seed is not None:
+            order = np.random.default_rng(seed).permutation(order)
+        for number in order:
+            start, stop = self._starts[number : number + 2]
+            if wanted[start:stop].any():
+                for block in self.caches[number].blocks(seed=seed, windows=wanted[start:stop]):
+                    yield PooledBlock(block.embeddings, block.coverage, block.windows + start)
+
+    def group_moments(self, groups: NDArray[np.int64]) -> GroupMoments:
+        """Return count, sum and sum of squares of each group's kept patches, from the stored moments of windows.
+
+        Parameters
+        ----------
+        groups : ndarray of int64, shape (window,)
+            Group of each window; -1 belongs to none.
+        """
+        n_groups, width = int(groups.max(initial=-1)) + 1, self.model_spec.width
+        sums = np.zeros((n_groups, 2, width))
+        counted = self.kept & (groups >= 0)
+        for number, cache in enumerate(self.caches):
+            start, stop = self._starts[number : number + 2]
+            for low in range(start, stop, 4096):
+                part = np.arange(low, min(low + 4096, stop))
+                part = part[counted[part]]
+                np.add.at(sums, groups[part], cache.moments(part - start).astype(np.float64))
+        patches = self.model_spec.grid**2
+        count = np.bincount(groups[counted], minlength=n_groups).astype(np.float64) * patches
+        return GroupMoments(count, sums[:, 0], sums[:, 1])
+
+
+def open_pools(
+    paths: Sequence[str | os.PathLike[str]], test: Sequence[str | os.PathLike[str]] = ()
+) -> list[tuple[CachePool, NDArray[np.bool_]]]:
+    """Open caches and pool those of one model.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Caches to fit on.
+    test : sequence of path
+        Caches to be tested only; each must be of the model of one of `paths`.
+
+    Returns
+    -------
+    list of (CachePool, ndarray of bool)
+        For each model in the order of `paths`: its pool, and which windows are of a test cache. Pools of several models
+        keep only the windows that all of them hold.
+
+    Raises
+    ------
+    CacheError
+        If a cache is incomplete, or models have no window in common.
+    DataError
+        If no cache is given.
+    """
+    if not paths:
+        msg = "no cache given; fill one with `dlprobe extract`"
+        raise DataError(msg)
+    by_model: dict[str, list[tuple[FeatureCache, bool]]] = {}
+    for path, is_test in [*((p, False) for p in paths), *((p, True) for p in test)]:
+        cache = open_cache(Path(path))
+        fingerprint = cache.model_spec.fingerprint
+        if is_test and fingerprint not in by_model:
+            advice = "extract the test set with the model of the training caches"
+            require_same(open_cache(Path(paths[0])).model_spec, cache.model_spec, f"{paths[0]} and {path}", advice)
+        by_model.setdefault(fingerprint, []).append((cache, is_test))
+    pools = []
+    for members in by_model.values():
+        pool = CachePool([cache for cache, _ in members])
+        is_test_cache = np.array([is_test for _, is_test in members])
+        pools.append((pool, is_test_cache[pool.windows["cache"].to_numpy()]))
+    if len(pools) > 1:
+        _restrict_to_common([pool for pool, _ in pools])
+    return pools
+
+
+def _restrict_to_common(pools: Sequence[CachePool]) -> None:
+    common = pools[0].keys()
+    for pool in pools[1:]:
+        common = common.intersection(pool.keys())
+    for pool in pools:
+        if pool.keep_only(common) == 0:
+            names = " and ".join(str(pool.caches[0].path) for pool in pools)
+            msg = f"{names} have no window in common; extract them from one manifest with one window and stride"
+            raise CacheError(msg)
+
+
+def minibatches(
+    pool: CachePool,
+    groups: NDArray[np.int64],
+    schemes: Sequence[str],
+    selected: NDArray[np.bool_],
+    *,
+    batch_windows: int,
+    seed: int,
+) -> Iterator[HeadBatch]:
+    """Yield one epoch of mini-batches of exactly `batch_windows` windows (the last may be shorter), all labelled.
+
+    Blocks and the windows in them come in an order shuffled by `seed`; see `steps_per_epoch`.
+    """
+    rest: HeadBatch | None = None
+    for block in pool.blocks(selected, seed=seed):
+        batch = _labelled(block, groups, schemes)
+        batch = batch if rest is None else _joined(rest, batch)
+        whole = len(batch.windows) // batch_windows * batch_windows
+        for low in range(0, whole, batch_windows):
+            yield _part(batch, low, low + batch_windows)
+        rest = _part(batch, whole, len(batch.windows)) if whole < len(batch.windows) else None
+    if rest is not None:
+        yield rest
+
+
+def steps_per_epoch(pool: CachePool, selected: NDArray[np.bool_], batch_windows: int) -> int:
+    """Return how many mini-batches `minibatches` yields."""
+    return math.ceil(int((selected & pool.kept).sum()) / batch_windows)
+
+
+def sample_patches(
+    pool: CachePool, selected: NDArray[np.bool_], *, n_patches: int, max_windows: int, seed: int
+) -> PooledBlock:
+    """Return about `n_patches` patches drawn evenly from at most `max_windows` of the selected windows.
+
+    Returns
+    -------
+    PooledBlock
+        ``embeddings`` (n, width), ``coverage`` (n, 4), ``windows`` (n,): the window of each patch.
+    """
+    rng = np.random.default_rng(seed)
+    candidates = np.flatnonzero(selected & pool.kept)
+    if len(candidates) > max_windows:
+        candidates = np.sort(rng.choice(candidates, max_windows, replace=False))
+    chosen = np.zeros(len(selected), bool)
+    chosen[candidates] = True
+    each = max(1, math.ceil(n_patches / max(1, len(candidates))))
+    parts: list[PooledBlock] = []
+    for block in pool.blocks(chosen):
+        n, patches = len(block.windows), block.coverage.shape[1] * block.coverage.shape[2]
+        picks = np.stack([rng.permutation(patches)[:each] for _ in range(n)])
+        rows = np.arange(n)[:, None]
+        parts.append(
+            PooledBlock(
+                block.embeddings.reshape(n, patches, -1)[rows, picks].reshape(picks.size, -1),
+                block.coverage.reshape(n, patches, -1)[rows, picks].reshape(picks.size, -1),
+                np.repeat(block.windows, picks.shape[1]),
+            )
+        )
+    return PooledBlock(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _labelled(block: PooledBlock, groups: NDArray[np.int64], schemes: Sequence[str]) -> HeadBatch:
+    n, patches = len(block.windows), block.coverage.shape[1] * block.coverage.shape[2]
+    targets = {scheme: label_patches(block.coverage, scheme).reshape(n, patches) for scheme in schemes}
+    return HeadBatch(block.embeddings.reshape(n, patches, -1), targets, groups[block.windows], block.windows)
+
+
+def _joined(first: HeadBatch, second: HeadBatch) -> HeadBatch:
+    return HeadBatch(
+        np.concatenate([first.embeddings, second.embeddings]),
+        {name: np.concatenate([values, second.targets[name]]) for name, values in first.targets.items()},
+        np.concatenate([first.groups, second.groups]),
+        np.concatenate([first.windows, second.windows]),
+    )
+
+
+def _part(batch: HeadBatch, low: int, high: int) -> HeadBatch:
+    return HeadBatch(
+        batch.embeddings[low:high],
+        {name: values[low:high] for name, values in batch.targets.items()},
+        batch.groups[low:high],
+        batch.windows[low:high],
+    )

@@ -1,0 +1,210 @@
+"""From scores of images to a table one can defend: means over sources with intervals, and paired differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dlprobe.data.labels import TRUTH_SCHEME
+from dlprobe.metrics import bootstrap_mean, holm, paired_difference, source_means
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Variants with a region to find, and variants that must stay unmarked.
+FAKE_VARIANTS = ("sp", "fr")
+AUTHENTIC_VARIANTS = ("real", "ae", "aesp")
+FAKE_METRICS = ("iou", "f1", "ap", "iou_val", "f1_val", "iou_own")
+AUTHENTIC_METRICS = ("false_area", "flagged", "false_area_val", "flagged_val")
+#: What identifies a row of scores beside its kind.
+METHOD_KEY = ["model", "method", "scheme"]
+
+
+def kinds(images: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield every kind of image with its rows: each variant, and each of its generators and mask kinds."""
+    for variant, rows in images.groupby("variant", sort=False):
+        yield str(variant), rows
+        for column in ("generator", "mask_kind"):
+            if rows[column].nunique() > 1:
+                for value, part in rows.groupby(column):
+                    yield f"{variant} {value or '(none)'}", part
+
+
+def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return means over sources with studentized intervals, in long form.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Rows of `dlprobe.studies.scoring.score_images` with a column ``model``.
+    seed : int
+        Of the resampling.
+
+    Returns
+    -------
+    DataFrame
+        One row per kind, model, method, scheme and metric: ``value``, ``low``, ``high`` (NaN below 8 sources),
+        ``n_sources``, ``n_images``, and ``everything``, what marking all patches gets there.
+    """
+    records = []
+    for kind, rows in kinds(images):
+        fake = rows["variant"].iloc[0] in FAKE_VARIANTS
+        for metric in FAKE_METRICS if fake else AUTHENTIC_METRICS:
+            baseline = _mean(rows[rows["method"] == "everything"], metric)
+            for key, part in rows.groupby(METHOD_KEY, sort=False):
+                interval = bootstrap_mean(_by_source(part, metric), seed=seed, bounds=(0, 1))
+                records.append(
+                    {
+                        "kind": kind,
+                        **dict(zip(METHOD_KEY, key, strict=True)),
+                        "metric": f"{metric}@patch",
+                        "value": interval.estimate,
+                        "low": interval.low,
+                        "high": interval.high,
+                        "n_sources": interval.n,
+                        "n_images": len(part),
+                        "everything": baseline,
+                        "setting": _settings(part),
+                    }
+                )
+    return pd.DataFrame.from_records(records)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two rows of scores that are compared source by source: `right` minus `left`, each (model, method, scheme)."""
+
+    name: str
+    left: tuple[str, str, str]
+    right: tuple[str, str, str]
+    kind: str
+    metric: str
+
+
+def planned_comparisons(images: pd.DataFrame) -> list[Comparison]:
+    """Return the comparisons of a run, fixed before any score is looked at.
+
+    Each Dice probe against marking everything (IoU on each kind of fake); Dice against logistic (IoU on ``sp`` and
+    ``fr``); each pair of schemes (false area on ``ae``, IoU on ``sp`` and ``fr``); each pair of models under the scheme
+    of the truth (IoU on each variant).
+    """
+    rows = images[METHOD_KEY].drop_duplicates()
+    models = list(dict.fromkeys(rows["model"]))
+    schemes = [s for s in dict.fromkeys(rows["scheme"]) if s]
+    fakes = [kind for kind, part in kinds(images) if part["variant"].iloc[0] in FAKE_VARIANTS]
+    variants = [variant for variant in FAKE_VARIANTS if (images["variant"] == variant).any()]
+    head = TRUTH_SCHEME if TRUTH_SCHEME in schemes else schemes[0]
+    plan: list[Comparison] = []
+    for model in models:
+        dice = (model, "dice", head)
+        everything = (model, "everything", "")
+        plan += [Comparison("dice - everything", everything, dice, kind, "iou") for kind in fakes]
+        logistic = (model, "logistic", head)
+        plan += [Comparison("dice - logistic", logistic, dice, kind, "iou") for kind in variants]
+        for one, other in combinations(schemes, 2):
+            left, right = (model, "dice", one), (model, "dice", other)
+            name = f"{other} - {one}"
+            plan += [Comparison(name, left, right, kind, "iou") for kind in variants]
+            if (images["variant"] == "ae").any():
+                plan.append(Comparison(name, left, right, "ae", "false_area"))
+    for one, other in combinations(models, 2):
+        left, right = (other, "dice", head), (one, "dice", head)
+        plan += [Comparison(f"{one} - {other}", left, right, kind, "iou") for kind in variants]
+    return plan
+
+
+def compare(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return the paired differences of `planned_comparisons`, with intervals, sign-flip p and Holm's adjustment.
+
+    Parameters
+    ----------
+    images : DataFrame
+        As for `summarise`.
+    seed : int
+        Of resampling and sign flips.
+    """
+    by_kind = dict(kinds(images))
+    records = []
+    for plan in planned_comparisons(images):
+        rows = by_kind[plan.kind].set_index(METHOD_KEY).sort_index()
+        if plan.left not in rows.index or plan.right not in rows.index:
+            continue
+        left, right = (_by_source(rows.loc[[side]], plan.metric) for side in (plan.left, plan.right))
+        found = paired_difference(left, right, seed=seed, bounds=(-1, 1))
+        records.append(
+            {
+                "model": plan.right[0],
+                "comparison": plan.name,
+                "kind": plan.kind,
+                "metric": f"{plan.metric}@patch",
+                "difference": found.estimate,
+                "low": found.low,
+                "high": found.high,
+                "p": found.p,
+                "n_sources": found.n,
+            }
+        )
+    table = pd.DataFrame.from_records(records)
+    return table.assign(p_holm=holm(table["p"].to_numpy())) if len(table) else table
+
+
+def overview(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the table that people read first: one row per kind, one column per method and scheme.
+
+    A cell is the IoU on fakes and the false area on authentic images, both at the score 0.5, with its interval.
+    """
+    wanted = results[results["metric"].isin(["iou@patch", "false_area@patch"])]
+    several = results["model"].nunique() > 1
+    rows: list[dict[str, object]] = []
+    for (kind, metric), part in wanted.groupby(["kind", "metric"], sort=False):
+        first = part.iloc[0]
+        row: dict[str, object] = {
+            "kind": kind,
+            "metric": metric,
+            "images": int(part["n_images"].max()),
+            "sources": int(part["n_sources"].max()),
+            "everything": f"{first['everything']:.3f}",
+        }
+        for cell in part[part["method"] != "everything"].itertuples():
+            name = f"{cell.method} {cell.scheme}"
+            row[f"{cell.model}: {name}" if several else name] = with_interval(cell.value, cell.low, cell.high)
+        rows.append(row)
+    return pd.DataFrame.from_records(rows).fillna("")
+
+
+def losses_to_everything(comparisons: pd.DataFrame) -> list[str]:
+    """Return one line for each kind of fake in which the probe does not surely beat marking everything."""
+    if comparisons.empty:
+        return []
+    against = comparisons[comparisons["comparison"] == "dice - everything"]
+    lost = against[~(against["low"] > 0)]
+    return [
+        f"{row.model}: on {row.kind} the probe does not surely beat marking everything: "
+        f"IoU {with_interval(row.difference, row.low, row.high, signed=True)}"
+        for row in lost.itertuples()
+    ]
+
+
+def with_interval(value: float, low: float, high: float, *, signed: bool = False) -> str:
+    """Return ``0.512 [0.431, 0.590]``; without the brackets where there is no interval."""
+    if pd.isna(value):
+        return ""
+    form = "+.3f" if signed else ".3f"
+    return f"{value:{form}}" if pd.isna(low) else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _by_source(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+    return source_means(rows[metric].to_numpy(dtype=float), rows["source_id"].to_numpy(dtype=str))
+
+
+def _mean(rows: pd.DataFrame, metric: str) -> float:
+    first = rows[rows["model"] == rows["model"].iloc[0]] if len(rows) else rows
+    values = [value for value in _by_source(first, metric).values() if value == value]  # noqa: PLR0124 (drops NaN)
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _settings(rows: pd.DataFrame) -> str:
+    return "; ".join(sorted({str(setting) for setting in rows["setting"] if setting}))

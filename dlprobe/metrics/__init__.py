@@ -14,7 +14,7 @@ from dlprobe.metrics.counts import (
     recall,
     total,
 )
-from dlprobe.metrics.ranking import BestF1, average_precision, best_f1, roc_auc, threshold_for_best_f1
+from dlprobe.metrics.ranking import BestF1, Ranking, average_precision, best_f1, rank, roc_auc, threshold_for_best_f1
 from dlprobe.metrics.statistics import (
     Interval,
     PairedDifference,
@@ -31,6 +31,7 @@ __all__ = [
     "Counts",
     "Interval",
     "PairedDifference",
+    "Ranking",
     "average_precision",
     "balanced_accuracy",
     "best_f1",
@@ -45,6 +46,7 @@ __all__ = [
     "precision",
     "predict_everything_f1",
     "predict_everything_iou",
+    "rank",
     "recall",
     "roc_auc",
     "sign_flip_p",

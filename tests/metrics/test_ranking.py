@@ -3,7 +3,7 @@ import pytest
 from sklearn import metrics as sk
 
 from dlprobe.errors import MetricError
-from dlprobe.metrics import average_precision, best_f1, count, f1, roc_auc, threshold_for_best_f1
+from dlprobe.metrics import average_precision, best_f1, count, f1, rank, roc_auc, threshold_for_best_f1
 
 
 def data(kind, seed, n=300):
@@ -59,9 +59,16 @@ def test_a_class_that_is_absent_gives_nan():
 def test_nan_scores_and_odd_lengths_are_refused():
     with pytest.raises(MetricError, match="1 of 2 scores are nan"):
         roc_auc([0.1, np.nan], [True, False])
-    with pytest.raises(MetricError, match="2 scores, 3 labels"):
+    with pytest.raises(MetricError, match="2 scores and 3 labels"):
         average_precision([0.1, 0.2], [True, False, True])
 
 
 def test_infinite_logits_rank_like_any_number():
     assert roc_auc([-np.inf, 0.0, np.inf, np.inf], [False, False, True, True]) == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_sort_gives_what_three_give(kind):
+    scores, truth = data(kind, 9)
+    expected = (average_precision(scores, truth), roc_auc(scores, truth), *best_f1(scores, truth))
+    assert rank(scores, truth) == expected

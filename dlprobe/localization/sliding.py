@@ -2,7 +2,8 @@
 
 The recipe is DinoLizer's official inference (arXiv 2511.20722): windows of 504 px every 128 px with the last one
 clamped, bicubic upsampling of patch logits (``align_corners=False``), sum over windows divided by their number, and
-only then the sigmoid or softmax. Small images are enlarged first (`dlprobe.data.tiling.working_size`), the map resized back.
+only then the sigmoid or softmax. Small images are enlarged first (`dlprobe.data.tiling.working_size`), the map is
+resized back.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -155,6 +156,11 @@ class Probe:
         """On the score map, in [0, 1]."""
         return float(self.card["threshold"])
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the bytes that `save` writes."""
+        return hashlib.sha256(self._bytes()).hexdigest()
+
     def logits(self, embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
         """Apply the probe.
 
@@ -219,22 +225,26 @@ class Probe:
         ProbeError
             If the card is not JSON.
         """
-        from safetensors.numpy import save
-
         path = Path(path)
         if path.is_dir() or not path.parent.is_dir():
             msg = (
                 f"cannot write a probe to {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}"
             )
             raise OutputError(msg)
+        content = self._bytes()
+        with publish(path) as scratch:
+            scratch.write_bytes(content)
+
+    def _bytes(self) -> bytes:
+        from safetensors.numpy import save
+
         try:
             card = canonical_json(self.card)
         except (TypeError, ValueError) as error:
             msg = f"the card of a probe is not JSON ({error}); keep to finite numbers, strings, lists and dictionaries"
             raise ProbeError(msg) from error
         tensors = {"weights": np.ascontiguousarray(self.weights), "bias": np.ascontiguousarray(self.bias)}
-        with publish(path) as scratch:
-            scratch.write_bytes(save(tensors, metadata={_CARD_KEY: card}))
+        return bytes(save(tensors, metadata={_CARD_KEY: card}))
 
     @classmethod
     def load(cls, path: str | Path) -> Probe:

@@ -125,8 +125,8 @@ def score_images(pool: CachePool, assignment: Assignment, columns: Sequence[Colu
     -------
     DataFrame
         One row per image and column, and one per image for ``everything`` (all patches marked): identity of the image,
-        ``share`` of INPAINTED patches, ``iou``, ``f1``, ``false_area`` and ``flagged`` at the score 0.5, the same with the
-        suffix ``_val`` at the threshold chosen on validation, ``ap``, and ``iou_own`` against the scheme's own target.
+        ``share`` of INPAINTED patches, ``iou``, ``f1``, ``false_area`` and ``flagged`` at the score 0.5, the same with
+        the suffix ``_val`` at the threshold chosen on validation, ``ap``, and ``iou_own`` against the scheme's target.
     """
     by_fold = _by_fold(columns)
     stacked = {fold: _stack([columns[i] for i in members]) for fold, members in by_fold.items()}

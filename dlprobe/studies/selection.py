@@ -37,8 +37,8 @@ class Selection:
     tested : list of Column
         One per method, scheme and fold, with its threshold.
     final : list of Column
-        One per method and scheme, for new images: fitted on all groups of `Assignment.final`, its setting the one that was
-        best over the folds' validation groups, its threshold the median of the folds'; its fold is -1.
+        One per method and scheme, for new images: fitted on all groups of `Assignment.final`, its setting the one that
+        was best over the folds' validation groups, its threshold the median of the folds'; its fold is -1.
     validation_f1 : dict
         Of (method, scheme): mean over folds of the best pooled F1 on validation patches.
     notes : list of str
@@ -168,7 +168,7 @@ def _fit_grid(
             learning_rate=rate,
             weight_decay=decay,
             seed=settings.seed,
-            train_groups=tuple(sorted(groups)),
+            train_groups=groups,
         )
         for scheme, groups, decay, rate in product(
             settings.schemes, trains, settings.weight_decays, settings.learning_rates

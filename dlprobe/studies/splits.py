@@ -156,7 +156,7 @@ def _nested(sources: pd.Series, held: NDArray[np.bool_], n_folds: int, seed: int
 def _split(windows: pd.DataFrame, sources: pd.Series, held: NDArray[np.bool_], seed: int, named: bool) -> Assignment:
     if named:
         if crossing := crossing_sources(windows):
-            msg = f"{len(crossing)} sources stand in several splits of the manifest (first: {crossing[0]}); split by source"
+            msg = f"{len(crossing)} sources cross the manifest's splits (first: {crossing[0]}); split by source_id"
             raise DataError(msg)
         splits = windows["split"].to_numpy(dtype=object).copy()
         if not (splits == "val").any():

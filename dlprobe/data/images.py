@@ -1,13 +1,28 @@
-"""Read photographs and masks from files; enlarge them by the one rule of `dlprobe.data.tiling`."""
+"""Read photographs and masks from files; enlarge them by the one rule of `dlprobe.data.tiling`.
+
+What is read is the first frame, upright by its EXIF orientation, as the RGB values that the file stores:
+
+- an ICC profile is not applied and a gamma value is ignored, as in the published forensic code. Both are smooth maps of
+  the whole image, which move no trace from one place to another;
+- grey, palette and two-level images are spread to RGB; transparency is dropped and the colours beneath it stay;
+- of 16 bits the upper 8 are taken, as Pillow does for colour; images of 12 or 32 bits and of floats are refused,
+  because nothing in the file says what white is;
+- CMYK becomes RGB by Pillow's formula, ``(1 - colour) * (1 - black)``;
+- a file that ends before its pixels do is refused, even where a program has told Pillow to fill such images.
+"""
 
 from __future__ import annotations
 
+import math
 import struct
-import warnings
+import threading
+import zlib
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from dlprobe.data.tiling import working_size
 from dlprobe.errors import DataError
@@ -18,39 +33,66 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-from contextlib import contextmanager
-
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+#: Formats that are recognised by their content; others of Pillow's run programs (EPS) or hold no photographs.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MASK_THRESHOLD = 127
+#: Pillow's own limit against decompression bombs: a third of a gigabyte as RGB.
+MAX_PIXELS = 1024**3 // 4 // 3
+
 _ORIENTATION_TAG = 0x0112
+_BITS_TAG = 0x0102
 _TRANSPOSING = frozenset({5, 6, 7, 8})
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+_UNSCALED = frozenset({"I", "F"})
+_SCALED_FORMATS = frozenset({"PPM", "PNG"})  # where Pillow's mode I holds 16 bits
+_LATE_CHUNKS = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})
+#: What Pillow's decoders raise on damaged files.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+_settings = threading.RLock()
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return height and width in pixels, EXIF orientation applied, from the header alone.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or no image.
-    """
-    with _opened(path, "image") as image:
-        width, height = image.size
-        turned = image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSING
-    return (width, height) if turned else (height, width)
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Return the first frame of an image as RGB.
-
-    EXIF orientation is applied, grey and palette images are spread to RGB, transparency is dropped, and 16 bits are
-    scaled to 8.
 
     Parameters
     ----------
     path : Path
-        Any format that Pillow reads.
+        A file in one of `FORMATS`.
+    max_pixels : int
+        More are refused as a decompression bomb; raise it for files that you trust.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, no image or too large.
+    """
+    with _opened(path, "image", max_pixels) as image:
+        width, height = image.size
+        turned = _orientation(image, path) in _TRANSPOSING
+    return (width, height) if turned else (height, width)
+
+
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Return the first frame of an image as RGB; the module's text says how each kind of file becomes that.
+
+    Parameters
+    ----------
+    path : Path
+        A file in one of `FORMATS`.
+    max_pixels : int
+        More are refused as a decompression bomb; raise it for files that you trust.
 
     Returns
     -------
@@ -59,25 +101,23 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises
     ------
     DataError
-        If the file is missing, truncated or no image.
+        If the file is missing, truncated, no image, too large, or of a depth that defines no white.
     """
-    with _opened(path, "image") as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _SIXTEEN_BIT:
-            grey = np.asarray(upright).astype(np.float64) / 257.0
-            return np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        return np.asarray(upright.convert("RGB"))
+    with _opened(path, "image", max_pixels) as image:
+        return np.array(_eight_bit(image).convert("RGB"))
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+def read_mask(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """Return a mask: True where its grey level exceeds 127.
 
     Parameters
     ----------
     path : Path
-        An image file, white where manipulated.
+        An image file, white where manipulated; colours count by their luma, transparency does not.
     size : tuple of int
         Height and width of the image that it belongs to.
+    max_pixels : int
+        More are refused as a decompression bomb; raise it for files that you trust.
 
     Returns
     -------
@@ -86,15 +126,19 @@ def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     Raises
     ------
     DataError
-        If the file is missing, no image or of another size.
+        If the file is missing, truncated, no image or of another size, or if it is not black but has no level above
+        127, as a mask of zeros and ones.
     """
-    with _opened(path, "mask") as image:
-        grey = np.asarray(ImageOps.exif_transpose(image).convert("L"))
+    with _opened(path, "mask", max_pixels) as image:
+        grey = np.asarray(_eight_bit(image).convert("L"))
     if grey.shape != size:
         msg = (
             f"mask {path} is {grey.shape[1]}x{grey.shape[0]} px, its image {size[1]}x{size[0]} px; "
             "give the mask that belongs to this image"
         )
+        raise DataError(msg)
+    if 0 < (brightest := int(grey.max())) <= MASK_THRESHOLD:
+        msg = f"mask {path} is not black, yet its brightest level is {brightest}; write manipulated pixels as 255"
         raise DataError(msg)
     return grey > MASK_THRESHOLD
 
@@ -116,29 +160,88 @@ def _resized(pixels: NDArray[np.uint8], window_px: int, filter_: Image.Resamplin
     return np.asarray(Image.fromarray(pixels).resize((width, height), filter_))
 
 
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Decode, turn upright, drop transparency and reduce 16 bits to 8."""
+    ImageOps.exif_transpose(image, in_place=True)
+    image.info.pop("transparency", None)
+    if image.mode in _SIXTEEN_BIT or image.mode == "I":
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
+
+
+def _orientation(image: Image.Image, path: Path) -> int | None:
+    """Return how the image must still be turned, without decoding it."""
+    if image.format == "PNG" and not _has_late_chunks(path):
+        found = Image.Image.getexif(image).get(_ORIENTATION_TAG)  # PngImageFile.getexif decodes all pixels first
+    else:
+        found = image.getexif().get(_ORIENTATION_TAG)
+    if image.format == "TIFF" and found == image.tag_v2.get(_ORIENTATION_TAG):  # type: ignore[attr-defined]
+        return None  # Pillow gives the size of a TIFF file upright
+    return found
+
+
+def _has_late_chunks(path: Path) -> bool:
+    """Tell whether a PNG file has chunks behind its pixels that could hold an orientation."""
+    pixels_seen = False
+    with path.open("rb", buffering=0) as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            pixels_seen = pixels_seen or kind == b"IDAT"
+            if pixels_seen and kind in _LATE_CHUNKS:
+                return True
+            file.seek(length + 4, 1)
+    return False
+
+
+def _require_readable(image: Image.Image, what: str, path: Path, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        msg = f"{what} {path} has {width * height:,} pixels, more than {max_pixels:,}; raise the limit if you trust it"
+        raise DataError(msg)
+    bits = image.tag_v2.get(_BITS_TAG, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
+    if 12 in bits or (image.mode in _UNSCALED and image.format not in _SCALED_FORMATS):
+        msg = f"{what} {path} has 12 or 32 bits a channel and does not say what white is; save it with 8 or 16 bits"
+        raise DataError(msg)
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF came with Pillow 11.3
+
+
 @contextmanager
-def _opened(path: Path, what: str) -> Iterator[Image.Image]:
+def _opened(path: Path, what: str, max_pixels: int) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                yield image
+        # opened here, because Pillow 13 maps a file that it opens itself and scrambles turned TIFF images
+        with path.open("rb") as file, _strict_pillow(max_pixels), Image.open(file, formats=_known_formats()) as image:
+            _require_readable(image, what, path, max_pixels)
+            yield image
     except FileNotFoundError as error:
         msg = f"no {what} at {path}; check the path and the root that it is relative to"
         raise DataError(msg) from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        msg = f"{what} {path} has more pixels than Pillow trusts ({Image.MAX_IMAGE_PIXELS}); check what it is"
+    except UnidentifiedImageError as error:
+        msg = f"{what} {path} is damaged or in none of the formats {', '.join(_known_formats())}; replace it"
         raise DataError(msg) from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        struct.error,
-        TypeError,
-        ZeroDivisionError,
-    ) as error:
-        # what Pillow's decoders raise on damaged files
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        msg = f"{what} {path} has more than {max_pixels:,} pixels; raise the limit if you trust it"
+        raise DataError(msg) from error
+    except _DAMAGE as error:
         msg = f"{what} {path} cannot be read ({error}); replace the file or leave it out"
         raise DataError(msg) from error
+
+
+@contextmanager
+def _strict_pillow(max_pixels: int) -> Iterator[None]:
+    """Hold Pillow's two process-wide settings at what we promise, and give them back; mostly there is nothing to do."""
+    with _settings:
+        kept = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        if kept[1] or max_pixels > (kept[0] or math.inf):
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
+            try:
+                yield
+            finally:
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = kept
+            return
+    yield

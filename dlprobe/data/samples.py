@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from dlprobe.data.images import enlarge, enlarge_regions, read_image, read_mask
+from dlprobe.data.images import MAX_PIXELS, enlarge, enlarge_regions, read_image, read_mask
 from dlprobe.data.provenance import region_map
 from dlprobe.errors import DataError
 from dlprobe.spec import sha256_of_file
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     sha256: str
 
 
-def read_sample(root: Path, row: pd.Series, window_px: int) -> Sample:
+def read_sample(root: Path, row: pd.Series, window_px: int, *, max_pixels: int = MAX_PIXELS) -> Sample:
     """Decode one row of a manifest.
 
     Parameters
@@ -40,6 +40,8 @@ def read_sample(root: Path, row: pd.Series, window_px: int) -> Sample:
         A row of `Manifest.frame`.
     window_px : int
         Side of the window, which decides whether the image is enlarged.
+    max_pixels : int
+        Larger images are refused as decompression bombs.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def read_sample(root: Path, row: pd.Series, window_px: int) -> Sample:
         If image or mask is missing, damaged, or of another size than the manifest says.
     """
     path = root / row["path"]
-    pixels = read_image(path)
+    pixels = read_image(path, max_pixels=max_pixels)
     size = pixels.shape[0], pixels.shape[1]
     if size != (row["height"], row["width"]):
         msg = (
@@ -55,6 +57,6 @@ def read_sample(root: Path, row: pd.Series, window_px: int) -> Sample:
             "scan the data set again"
         )
         raise DataError(msg)
-    mask = read_mask(root / row["mask"], size) if row["mask"] else None
+    mask = read_mask(root / row["mask"], size, max_pixels=max_pixels) if row["mask"] else None
     regions = region_map(row["variant"], size, mask)
     return Sample(enlarge(pixels, window_px), enlarge_regions(regions, window_px), sha256_of_file(path))

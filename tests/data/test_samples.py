@@ -65,3 +65,11 @@ def test_authentic_images_need_no_mask(root):
 def test_rows_that_do_not_fit_their_files_are_refused(root, changes, words):
     with pytest.raises(DataError, match=words):
         read_sample(root, row(**changes), 28)
+
+
+@pytest.mark.parametrize("large", ["images/a.png", "m.png"])
+def test_the_limit_of_pixels_reaches_image_and_mask(root, large):
+    if large == "m.png":
+        Image.fromarray(np.zeros((31, 40), np.uint8)).save(root / "m.png")
+    with pytest.raises(DataError, match=rf"{large} has .* more than {1200 if large == 'm.png' else 1199:,};"):
+        read_sample(root, row(), 28, max_pixels=1200 if large == "m.png" else 1199)

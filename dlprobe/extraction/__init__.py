@@ -1,1 +1,6 @@
-"""extraction."""
+"""Extraction: photographs in, a cache of patch embeddings out."""
+
+from dlprobe.extraction.planning import Plan, plan
+from dlprobe.extraction.running import ExtractionReport, extract
+
+__all__ = ["ExtractionReport", "Plan", "extract", "plan"]

@@ -1,0 +1,140 @@
+"""What a cache is made of: its arrays, their shapes, and the bytes of one block."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlprobe.data.provenance import COVERAGE_CLASSES
+from dlprobe.errors import CacheError
+from dlprobe.spec import CacheSpec, canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from dlprobe.spec import Pins
+
+#: What stored data says that it is.
+SCHEMA = {"kind": "dlprobe-features", "version": 1}
+WINDOW_FIELDS = ("image", "view", "y", "x", "h", "w")
+BLOCK_ARRAYS = ("embeddings", "coverage", "regions", "moments")
+FIXED_ARRAYS = ("windows", "manifest", "reference")
+RECORDS, LOCKS = "records", "locks"
+ROOT_RECORD = "root.json"
+ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLayout:
+    """One stored array: names of its axes, shape, shape of a chunk, type, and whether chunks are compressed."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: np.dtype[Any]
+    compressed: bool = False
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk before compression."""
+        return math.prod(self.chunk) * self.dtype.itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one step on the first axis."""
+        return math.prod(self.chunk[1:]) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All arrays of a cache, which follow from its identity and two counts.
+
+    Parameters
+    ----------
+    spec : CacheSpec
+        Identity of the cache.
+    n_windows : int
+        Number of windows.
+    manifest_bytes : int
+        Length of the manifest as Parquet.
+    """
+
+    spec: CacheSpec
+    n_windows: int
+    manifest_bytes: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks; the last one may be partly padding."""
+        return -(-self.n_windows // self.spec.block_windows)
+
+    def block_range(self, block: int) -> tuple[int, int]:
+        """Return the half-open range of windows in a block."""
+        start = block * self.spec.block_windows
+        return start, min(start + self.spec.block_windows, self.n_windows)
+
+    def arrays(self) -> dict[str, ArrayLayout]:
+        """Return the arrays by name."""
+        return {array.name: array for array in self._arrays()}
+
+    def _arrays(self) -> Iterator[ArrayLayout]:
+        model, grid = self.spec.model, self.spec.model.grid
+        per_window = {
+            "embeddings": (("row", "col", "feature"), (grid, grid, model.width), self.spec.dtype),
+            "coverage": (("row", "col", "class"), (grid, grid, len(COVERAGE_CLASSES)), "uint8"),
+            "regions": (("y", "x"), (model.window_px, model.window_px), "uint8"),
+            "moments": (("moment", "feature"), (2, model.width), "float32"),
+        }
+        for name, (dims, shape, dtype) in per_window.items():
+            yield ArrayLayout(
+                name,
+                ("window", *dims),
+                (self.n_windows, *shape),
+                (self.spec.block_windows, *shape),
+                np.dtype(dtype),
+                compressed=name == "regions",
+            )
+        fixed = {
+            "windows": (("window", "field"), (self.n_windows, len(WINDOW_FIELDS)), "int32"),
+            "manifest": (("byte",), (self.manifest_bytes,), "uint8"),
+            "reference": (("row", "col", "feature"), (grid, grid, model.width), "float32"),
+        }
+        for name, (dims, shape, dtype) in fixed.items():
+            yield ArrayLayout(name, dims, shape, shape, np.dtype(dtype))
+
+
+def attributes(spec: CacheSpec, pins: Pins, software: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a cache says of itself, as plain JSON values in a fixed order."""
+    import json
+
+    record = {
+        "schema": SCHEMA,
+        "model_fingerprint": spec.model.fingerprint,
+        "cache_fingerprint": spec.fingerprint,
+        "cache_spec": asdict(spec),
+        "pins": asdict(pins),
+        "software": dict(software),
+        "window_fields": list(WINDOW_FIELDS),
+    }
+    plain: dict[str, Any] = json.loads(canonical_json(record))
+    return plain
+
+
+def require_schema(attrs: Mapping[str, Any], path: Path) -> None:
+    """Raise `CacheError` unless the attributes are those of a cache that this release reads."""
+    if attrs.get("schema") != SCHEMA:
+        msg = (
+            f"{path} holds {attrs.get('schema')}, this release reads {SCHEMA}; "
+            "extract it again or use the release that wrote it"
+        )
+        raise CacheError(msg)
+
+
+def record_path(root: Path, block: int) -> Path:
+    """Return where the record of a block lies."""
+    return root / RECORDS / f"{block:06d}.json"

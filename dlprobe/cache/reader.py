@@ -1,0 +1,374 @@
+"""Read a cache: its tables at once, its embeddings window by window or as a stream of blocks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dlprobe.cache.layout import WINDOW_FIELDS, record_path
+from dlprobe.cache.records import BlockRecord, Reject, read_block_record
+from dlprobe.cache.stores import open_store
+from dlprobe.cache.stores.gather import runs, scatter
+from dlprobe.cache.stream import stream
+from dlprobe.data.manifest import Manifest
+from dlprobe.errors import CacheError, DataError
+from dlprobe.spec import Pins
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from dlprobe.cache.care.verify import Damage
+    from dlprobe.cache.layout import ArrayLayout
+    from dlprobe.spec import CacheSpec, ModelSpec
+
+_JOINED = ("path", "variant", "source_id", "donor_id", "generator", "mask_kind", "split", "dataset")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Some windows of a cache.
+
+    Attributes
+    ----------
+    embeddings : ndarray, shape (n, rows, cols, width)
+        In the stored type.
+    coverage : ndarray of uint8, shape (n, rows, cols, 4)
+        PRISTINE, AUTOENCODED, INPAINTED, VOID in 255ths.
+    windows : ndarray of int64, shape (n,)
+        Rows of `FeatureCache.windows`.
+    """
+
+    embeddings: NDArray[Any]
+    coverage: NDArray[np.uint8]
+    windows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.windows)
+
+
+class FeatureCache:
+    """A cache opened for reading; made by `open_cache`.
+
+    It holds no open file and no thread of its own, so that it may be used from several threads and after a fork, and
+    pickled to other processes.
+
+    Attributes
+    ----------
+    path : Path
+        Folder of the cache.
+    cache_spec, model_spec : CacheSpec, ModelSpec
+        Its two identities.
+    pins : Pins
+        How it is computed.
+    software : dict of str to str
+        Versions of the libraries that began it.
+    shape : tuple of int
+        Windows, rows, columns, width.
+    n_blocks : int
+        Number of blocks.
+    store : Store
+        The back end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = open_store(path)
+        self._layout = self.store.layout
+        self._arrays = self._layout.arrays()
+        self.cache_spec: CacheSpec = self._layout.spec
+        self.model_spec: ModelSpec = self.cache_spec.model
+        self.pins = Pins(**self.store.attrs["pins"])
+        self.software: dict[str, str] = dict(self.store.attrs["software"])
+        self.n_blocks = self._layout.n_blocks
+        rows, cols, width = self._arrays["embeddings"].shape[1:]
+        self.shape: tuple[int, int, int, int] = (self._layout.n_windows, rows, cols, width)
+        self._records: dict[int, BlockRecord] = {}
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return self.shape[0]
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The table of images, with the root "."."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(pa.BufferReader(self.store.fixed("manifest")))
+            return Manifest(table.to_pandas(), ".")
+        except (pa.ArrowException, OSError, DataError) as error:
+            msg = f"the manifest in {self.path} is damaged; run `dlprobe cache verify {self.path}`"
+            raise CacheError(msg) from error
+
+    @property
+    def missing_blocks(self) -> list[int]:
+        """Blocks that were not recorded yet."""
+        return [block for block in range(self.n_blocks) if not record_path(self.path, block).exists()]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block was recorded."""
+        return not self.missing_blocks
+
+    @property
+    def rejects(self) -> tuple[Reject, ...]:
+        """Images and windows that could not be embedded, as far as blocks were recorded."""
+        missing = set(self.missing_blocks)
+        return tuple(
+            reject for block in range(self.n_blocks) if block not in missing for reject in self.record(block).rejects
+        )
+
+    @property
+    def windows(self) -> pd.DataFrame:
+        """The table of windows, by index.
+
+        Columns ``image`` (row of the manifest), ``view``, ``y``, ``x``, ``h``, ``w``, ``block``, ``stored`` (its block
+        was recorded), ``rejected``, and of the manifest ``path``, ``variant``, ``source_id``, ``donor_id``,
+        ``generator``, ``mask_kind``, ``split`` and ``dataset``.
+        """
+        frame = self._windows.copy()
+        frame["stored"] = ~frame["block"].isin(self.missing_blocks)
+        frame["rejected"] = False
+        void = [window for reject in self.rejects for window in reject.windows]
+        frame.loc[void, "rejected"] = True
+        return frame
+
+    @cached_property
+    def _windows(self) -> pd.DataFrame:
+        array = self._arrays["windows"]
+        fields = np.frombuffer(self.store.fixed("windows"), array.dtype).reshape(array.shape)
+        frame = pd.DataFrame(fields, columns=list(WINDOW_FIELDS))
+        frame["block"] = np.arange(len(self)) // self.cache_spec.block_windows
+        images = self.manifest.frame[list(_JOINED)].iloc[frame["image"].to_numpy()].reset_index(drop=True)
+        return pd.concat([frame, images], axis="columns")
+
+    @property
+    def reference(self) -> NDArray[np.float32]:
+        """Embedding of the reference window, shape (rows, cols, width)."""
+        array = self._arrays["reference"]
+        return np.frombuffer(self.store.fixed("reference"), array.dtype).reshape(array.shape)
+
+    def require_complete(self) -> None:
+        """Raise `CacheError` unless every block was recorded."""
+        if missing := self.missing_blocks:
+            msg = (
+                f"{self.path} is incomplete: {len(missing)} of {self.n_blocks} blocks are missing "
+                f"(first: {missing[0]}); run the same `dlprobe extract` again to finish it"
+            )
+            raise CacheError(msg)
+
+    def read(self, window_indices: ArrayLike) -> Block:
+        """Read windows in the order given, each straight into its place.
+
+        Parameters
+        ----------
+        window_indices : array_like of int, shape (n,)
+            Rows of `windows`, in any order, repeats allowed.
+
+        Raises
+        ------
+        CacheError
+            If a window was rejected, or its block is missing or damaged.
+        """
+        indices = self._indices(window_indices)
+        self._refuse_rejected(indices)
+        return Block(self._gather("embeddings", indices), self._gather("coverage", indices), indices)
+
+    def blocks(
+        self,
+        seed: int | None = None,
+        split: str | None = None,
+        *,
+        windows: ArrayLike | None = None,
+        buffer_blocks: int = 4,
+    ) -> Iterator[Block]:
+        """Iterate once over the windows that were not rejected.
+
+        A thread reads ahead; memory is bounded by twice the shuffle buffer (without a seed, by two blocks).
+
+        Parameters
+        ----------
+        seed : int, optional
+            Shuffle: blocks are taken in an order drawn from the seed, and windows mixed within a buffer. Without it,
+            windows come in stored order, one block at a time.
+        split : str, optional
+            Only windows of images in this split of the manifest.
+        windows : array_like of bool, shape (n_windows,), or of int, optional
+            Only these windows.
+        buffer_blocks : int
+            Blocks in the shuffle buffer.
+
+        Raises
+        ------
+        CacheError
+            If nothing is selected, or a selected window lies in a missing or damaged block. A missing one is reported
+            before the first block is handed out.
+        """
+        selected = self._selected(split, windows)
+        for block in np.unique(selected // self.cache_spec.block_windows):
+            self.record(int(block))
+        return stream(
+            self.read, selected, self.cache_spec.block_windows, seed=seed, buffer_blocks=buffer_blocks, block=Block
+        )
+
+    def moments(self, window_indices: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Return sums and sums of squares over each window's patches, shape (n, 2, width).
+
+        They are zero for rejected windows.
+        """
+        return self._gather("moments", self._indices(window_indices))
+
+    def coverage(self, window_indices: ArrayLike | None = None) -> NDArray[np.uint8]:
+        """Return the coverage of windows, shape (n, rows, cols, 4); all VOID for rejected windows."""
+        return self._gather("coverage", self._indices(window_indices))
+
+    def regions(self, window_indices: ArrayLike | None = None) -> NDArray[np.uint8]:
+        """Return the region maps of windows, shape (n, window_px, window_px); all VOID for rejected windows."""
+        return self._gather("regions", self._indices(window_indices))
+
+    def verify(self) -> list[Damage]:
+        """Compare every stored byte with its checksum; return what is damaged or missing."""
+        from dlprobe.cache.care.verify import verify
+
+        return verify(self.path)
+
+    def images_of_block(self, block: int) -> tuple[str, ...]:
+        """Return the paths of the images that a block was made from, in its order."""
+        return tuple(self._windows.loc[self._windows["block"] == block, "path"].unique())
+
+    def record(self, block: int) -> BlockRecord:
+        """Return the record of a block; raise `CacheError` if it is missing, damaged or of another cache."""
+        if block not in self._records:
+            path = record_path(self.path, block)
+            record = read_block_record(path)
+            if (record.block, record.cache) != (block, self.cache_spec.fingerprint):
+                msg = f"record {path} is of another block or cache; run `dlprobe cache verify {self.path}`"
+                raise CacheError(msg)
+            self._records[block] = record
+        return self._records[block]
+
+    def _indices(self, window_indices: ArrayLike | None) -> NDArray[np.int64]:
+        if window_indices is None:
+            return np.arange(len(self))
+        indices = np.asarray(window_indices)
+        if indices.dtype == bool:
+            indices = np.flatnonzero(indices)
+        indices = indices.astype(np.int64, casting="safe") if indices.size else np.empty(0, np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            msg = f"window {int(indices.max())} asked of {self.path}, which has {len(self)}; give indices into .windows"
+            raise CacheError(msg)
+        return indices
+
+    def _selected(self, split: str | None, windows: ArrayLike | None) -> NDArray[np.int64]:
+        table = self.windows
+        chosen = np.zeros(len(self), bool)
+        chosen[self._indices(windows)] = True
+        if split is not None:
+            chosen &= (table["split"] == split).to_numpy()
+        chosen &= ~table["rejected"].to_numpy()
+        if not chosen.any():
+            where = f"of split {split!r} " if split is not None else ""
+            msg = f"{self.path} has no windows {where}to read; its splits are {sorted(table['split'].unique())}"
+            raise CacheError(msg)
+        return np.flatnonzero(chosen)
+
+    def _refuse_rejected(self, indices: NDArray[np.int64]) -> None:
+        wanted = set(indices.tolist())
+        for block in np.unique(indices // self.cache_spec.block_windows):
+            for reject in self.record(int(block)).rejects:
+                if found := wanted.intersection(reject.windows):
+                    why = f"{reject.path}: {reject.reason}"
+                    msg = f"window {min(found)} of {self.path} was rejected ({why}); leave it out"
+                    raise CacheError(msg)
+
+    def _gather(self, name: str, indices: NDArray[np.int64]) -> NDArray[Any]:
+        array = self._arrays[name]
+        out = np.empty((len(indices), *array.chunk[1:]), array.dtype)
+        for block, parts in _by_block(indices, self.cache_spec.block_windows).items():
+            if array.compressed:
+                self._unpack(array, block, parts, out)
+            else:
+                self._scatter(array, block, parts, out)
+        return out
+
+    def _scatter(
+        self, array: ArrayLayout, block: int, parts: list[tuple[int, NDArray[np.int64]]], out: NDArray[Any]
+    ) -> None:
+        rows = out.data.cast("B")
+        handle, offset = self._open_chunk(array, block)
+        try:
+            for first, slots in parts:
+                scatter(handle, offset + first * array.row_bytes, rows, array.row_bytes, slots)
+        except EOFError as error:
+            raise self._short(array.name, block) from error
+        finally:
+            os.close(handle)
+
+    def _unpack(
+        self, array: ArrayLayout, block: int, parts: list[tuple[int, NDArray[np.int64]]], out: NDArray[Any]
+    ) -> None:
+        handle, offset = self._open_chunk(array, block)
+        try:
+            stored = os.pread(handle, self.record(block).chunks[array.name].length, offset)
+        finally:
+            os.close(handle)
+        chunk = np.frombuffer(self.store.decode(array.name, stored), array.dtype).reshape(array.chunk)
+        for first, slots in parts:
+            out[slots] = chunk[first : first + len(slots)]
+
+    def _open_chunk(self, array: ArrayLayout, block: int) -> tuple[int, int]:
+        expected = self.record(block).chunks[array.name].length
+        path, offset, alone = self.store.extent(array.name, block)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise self._short(array.name, block) from error
+        size = os.fstat(handle).st_size
+        if (size != expected) if alone else (size < offset + expected):
+            os.close(handle)
+            raise self._short(array.name, block)
+        return handle, offset
+
+    def _short(self, name: str, block: int) -> CacheError:
+        path = self.store.extent(name, block).path
+        return CacheError(f"{path} (block {block}) is missing or has another length; run `dlprobe cache repair`")
+
+
+def open_cache(path: str | os.PathLike[str], mode: str = "r") -> FeatureCache:
+    """Open a cache.
+
+    An incomplete cache opens too (see `FeatureCache.complete`); reading a missing block of it raises.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the cache.
+    mode : {"r"}
+        Caches are written by `dlprobe.extraction.extract` alone.
+
+    Raises
+    ------
+    CacheError
+        If there is no cache, it is of another release, or its metadata are damaged.
+    """
+    if mode != "r":
+        msg = f"mode is {mode!r}; a cache is opened with 'r', and written by `dlprobe extract` alone"
+        raise CacheError(msg)
+    return FeatureCache(Path(path))
+
+
+def _by_block(indices: NDArray[np.int64], block_windows: int) -> dict[int, list[tuple[int, NDArray[np.int64]]]]:
+    parts: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
+    for block, first, positions in runs(indices, block_windows):
+        parts.setdefault(block, []).append((first, positions))
+    return parts

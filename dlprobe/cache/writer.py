@@ -1,0 +1,266 @@
+"""Write a cache block by block: chunk files first, the record last, under the lock of a shard."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlprobe.cache.layout import BLOCK_ARRAYS, LOCKS, RECORDS, ROOT_RECORD, Layout, attributes, record_path
+from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
+from dlprobe.cache.records import BlockRecord, Digest, Reject, RootRecord, read_block_record, write_record
+from dlprobe.cache.stores import STORED_NAMES, ZarrFolder, open_store
+from dlprobe.errors import CacheError, OutputError
+from dlprobe.publish import SCRATCH_PREFIX
+from dlprobe.spec import Pins, require_same
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from dlprobe.cache.locks import Shard
+    from dlprobe.cache.stores import Store
+    from dlprobe.spec import CacheSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePlan:
+    """What a cache is to hold, known before work starts.
+
+    Parameters
+    ----------
+    spec : CacheSpec
+        Its identity.
+    pins : Pins
+        How it is computed.
+    windows : ndarray of int32, shape (n, 6)
+        Columns as in `dlprobe.cache.layout.WINDOW_FIELDS`.
+    manifest : bytes
+        The manifest as Parquet.
+    reference : ndarray of float32, shape (rows, cols, width)
+        Embedding of the reference window.
+    software : mapping of str to str
+        Versions of libraries.
+    """
+
+    spec: CacheSpec
+    pins: Pins
+    windows: NDArray[np.int32]
+    manifest: bytes
+    reference: NDArray[np.float32]
+    software: Mapping[str, str]
+
+    @property
+    def layout(self) -> Layout:
+        """Arrays and blocks that follow."""
+        return Layout(self.spec, len(self.windows), len(self.manifest))
+
+    @property
+    def fixed(self) -> dict[str, bytes]:
+        """Bytes of the arrays that belong to no block."""
+        return {
+            "windows": self.windows.astype("<i4").tobytes(),
+            "manifest": self.manifest,
+            "reference": self.reference.astype("<f4").tobytes(),
+        }
+
+
+class CacheWriter:
+    """Writes blocks of one shard; made by `open_writer`, which holds the lock."""
+
+    def __init__(self, store: Store, shard: Shard, *, fresh: bool) -> None:
+        self._store = store
+        self.fresh = fresh
+        self.root = store.root
+        self.layout = store.layout
+        self.blocks = range(shard[0], store.layout.n_blocks, shard[1])
+
+    @property
+    def missing(self) -> list[int]:
+        """Blocks of this shard without a record."""
+        return _unrecorded(self.root, self.blocks)
+
+    @property
+    def reference(self) -> NDArray[np.float32]:
+        """Stored embedding of the reference window, shape (rows, cols, width)."""
+        array = self.layout.arrays()["reference"]
+        return np.frombuffer(self._store.fixed("reference"), array.dtype).reshape(array.shape)
+
+    def rejects(self, block: int) -> tuple[Reject, ...]:
+        """Return the rejects that the record of a block names."""
+        return read_block_record(record_path(self.root, block)).rejects
+
+    def forget(self, block: int) -> None:
+        """Withdraw a block, its record first, so that it can be written again."""
+        record_path(self.root, block).unlink(missing_ok=True)
+        self._store.drop(block)
+
+    def discard(self) -> None:
+        """Withdraw all blocks of this shard; a cache that this writer made is then taken away on exit."""
+        for block in self.blocks:
+            self.forget(block)
+
+    def write_block(
+        self,
+        block: int,
+        arrays: Mapping[str, NDArray[np.generic]],
+        images: Mapping[str, str],
+        rejects: tuple[Reject, ...],
+    ) -> None:
+        """Store one block durably.
+
+        Parameters
+        ----------
+        block : int
+            Its number.
+        arrays : mapping of str to ndarray
+            For each of `BLOCK_ARRAYS` one chunk, padded with zeros to its full shape.
+        images : mapping of str to str
+            sha256 of each image file touched, by path.
+        rejects : tuple of Reject
+            Windows of the block that are void.
+
+        Raises
+        ------
+        CacheError
+            If the disk is full; what was recorded before stays whole.
+        """
+        layouts = self.layout.arrays()
+        try:
+            chunks = {}
+            for name in BLOCK_ARRAYS:
+                chunk = np.ascontiguousarray(arrays[name])
+                if chunk.shape != layouts[name].chunk or chunk.dtype != layouts[name].dtype:
+                    msg = f"{name}: {chunk.dtype}{chunk.shape} is no chunk of {layouts[name]}"
+                    raise ValueError(msg)
+                chunks[name] = self._store.put(name, block, chunk.data.cast("B"))
+            record = BlockRecord(block, self.layout.spec.fingerprint, chunks, dict(images), rejects)
+            write_record(record_path(self.root, block), record)
+        except OSError as error:
+            raise _disk_error(error, self.root) from error
+
+
+@contextmanager
+def open_writer(
+    root: Path, plan: CachePlan, *, shard: Shard = (0, 1), allow_mixed: bool = False
+) -> Iterator[CacheWriter]:
+    """Create a cache or take one up again, and hold the lock of a shard of it.
+
+    A cache that this call made and in which nothing was recorded is taken away again on exit.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the cache; absent, empty or a cache of the same identity.
+    plan : CachePlan
+        What it is to hold.
+    shard : tuple of int
+        Which of how many; blocks ``shard[0]::shard[1]`` are this writer's.
+    allow_mixed : bool
+        Take up a cache that was begun under other pins.
+
+    Raises
+    ------
+    OutputError
+        If the folder exists and is something else, or cannot be made.
+    IdentityError
+        If it is a cache of another identity, or of other pins.
+    CacheError
+        If another process writes this shard, or the cache is damaged.
+    """
+    _require_ours(root)
+    made = not root.exists()
+    try:
+        (root / LOCKS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{root} cannot be made ({error.strerror}); choose another path"
+        raise OutputError(msg) from error
+    with ExitStack() as stack:
+        with hold_setup(root):
+            stack.enter_context(hold_shard(root, shard))
+            if fresh := not (root / RECORDS / ROOT_RECORD).exists():
+                stack.callback(_take_away_unused, root, shard, made=made)
+            store = _set_up(root, plan) if fresh else _resume(root, plan, allow_mixed=allow_mixed)
+            _sweep(store, shard)
+        yield CacheWriter(store, shard, fresh=fresh)
+
+
+def _require_ours(root: Path) -> None:
+    if not root.exists() or (root / RECORDS / ROOT_RECORD).is_file():
+        return
+    msg = f"{root} exists and is no cache of dlprobe; choose another path"
+    if not root.is_dir():
+        raise OutputError(msg)
+    names = {path.name for path in root.iterdir() if not path.name.startswith(SCRATCH_PREFIX)}
+    begun = LOCKS in names and names <= {LOCKS, RECORDS, *STORED_NAMES}
+    if names and not begun:
+        raise OutputError(msg)
+
+
+def _set_up(root: Path, plan: CachePlan) -> Store:
+    try:
+        for name in STORED_NAMES:
+            shutil.rmtree(root / name, ignore_errors=True)  # of a process killed before the root record
+        (root / RECORDS).mkdir(exist_ok=True)
+        store = ZarrFolder.create(root, plan.layout, attributes(plan.spec, plan.pins, plan.software), plan.fixed)
+        files = {name: Digest.of(root.joinpath(name).read_bytes()) for name in store.fixed_names()}
+        write_record(root / RECORDS / ROOT_RECORD, RootRecord(plan.spec.fingerprint, files))
+    except OSError as error:
+        raise _disk_error(error, root) from error
+    return store
+
+
+def _resume(root: Path, plan: CachePlan, *, allow_mixed: bool) -> Store:
+    store = open_store(root)
+    advice = "give the same manifest and settings, or another path"
+    require_same(store.layout.spec, plan.spec, f"the cache {root} and this extraction", advice)
+    if not allow_mixed:
+        advice = "use the same pins, or allow a mixed cache (--allow-mixed)"
+        require_same(Pins(**store.attrs["pins"]), plan.pins, f"the pins of the cache {root} and of this run", advice)
+    if store.fixed("windows") != plan.fixed["windows"]:
+        msg = f"the windows table of {root} is not that of this manifest; run `dlprobe cache verify {root}`"
+        raise CacheError(msg)
+    return store
+
+
+def _unrecorded(root: Path, blocks: range) -> list[int]:
+    return [block for block in blocks if not record_path(root, block).exists()]
+
+
+def _sweep(store: Store, shard: Shard) -> None:
+    """Remove what a killed process left; scratch files only when nobody else can be writing them."""
+    others = other_writers(store.root, shard)
+    if foreign := [other for other in others if other[1] != shard[1]]:
+        msg = f"{store.root} is being written as {foreign[0][1]} shards; wait for them, or use as many"
+        raise CacheError(msg)
+    for block in _unrecorded(store.root, range(shard[0], store.layout.n_blocks, shard[1])):
+        store.drop(block)
+    if others:
+        return
+    for path in list(store.root.rglob(f"{SCRATCH_PREFIX}*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _take_away_unused(root: Path, shard: Shard, *, made: bool) -> None:
+    with hold_setup(root):
+        if other_writers(root, shard) or any(p.name != ROOT_RECORD for p in (root / RECORDS).glob("*.json")):
+            return
+        for name in (*STORED_NAMES, RECORDS, LOCKS):
+            shutil.rmtree(root / name, ignore_errors=True)
+        if made:
+            root.rmdir()
+
+
+def _disk_error(error: OSError, root: Path) -> CacheError | OSError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return CacheError(f"no space is left for {root}; make room and run the same command again, it will go on")
+    return error

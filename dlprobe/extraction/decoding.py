@@ -1,0 +1,114 @@
+"""Decode the images of the next block while the backbone works on this one."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from dlprobe.data.samples import read_sample
+from dlprobe.data.tiling import Box
+from dlprobe.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dlprobe.data.manifest import Manifest
+
+DECODERS = 4
+
+
+class Crops(NamedTuple):
+    """Windows of one image.
+
+    ``pixels`` uint8 (n, window_px, window_px, 3), ``regions`` uint8 (n, window_px, window_px), ``sha256`` of the file.
+    """
+
+    pixels: NDArray[np.uint8]
+    regions: NDArray[np.uint8]
+    sha256: str
+
+
+class Unreadable(NamedTuple):
+    """Why an image has no windows, in one line, without the folder that the manifest lies in."""
+
+    reason: str
+
+
+class ImageWindows(NamedTuple):
+    """Windows of one image in a block: row of the manifest, their positions in the block, and their boxes."""
+
+    image: int
+    positions: NDArray[np.int64]
+    boxes: tuple[Box, ...]
+
+
+def images_of(windows: NDArray[np.int32]) -> list[ImageWindows]:
+    """Group the windows of a block by image.
+
+    Parameters
+    ----------
+    windows : ndarray of int32, shape (n, 6)
+        Rows of the windows table.
+    """
+    images = windows[:, 0]
+    borders = np.flatnonzero(np.diff(images)) + 1
+    return [
+        ImageWindows(int(images[positions[0]]), positions, tuple(Box(*box) for box in windows[positions, 2:].tolist()))
+        for positions in np.split(np.arange(len(windows)), borders)
+    ]
+
+
+def decode(manifest: Manifest, part: ImageWindows, window_px: int) -> Crops | Unreadable:
+    """Read one image and its mask, and cut its windows."""
+    try:
+        sample = read_sample(manifest.root, manifest.frame.iloc[part.image], window_px)
+    except DataError as error:
+        return Unreadable(str(error).replace(f"{manifest.root}/", ""))
+    return Crops(
+        np.stack([sample.pixels[box.slices] for box in part.boxes]),
+        np.stack([sample.regions[box.slices] for box in part.boxes]),
+        sample.sha256,
+    )
+
+
+Decoded = list[tuple[ImageWindows, Crops | Unreadable]]
+
+
+@contextmanager
+def decoded_ahead(
+    manifest: Manifest, blocks: Sequence[NDArray[np.int32]], window_px: int
+) -> Iterator[Iterator[Decoded]]:
+    """Give an iterator over the decoded images of each block; those of one further block are read meanwhile.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the images.
+    blocks : sequence of ndarray of int32, shape (n, 6)
+        Rows of the windows table, block by block.
+    window_px : int
+        Side of the window.
+    """
+    with ThreadPoolExecutor(DECODERS, thread_name_prefix="dlprobe-decode") as pool:
+        try:
+            yield _ahead(lambda part: pool.submit(decode, manifest, part, window_px), blocks)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ahead(
+    submit: Callable[[ImageWindows], Future[Crops | Unreadable]], blocks: Sequence[NDArray[np.int32]]
+) -> Iterator[Decoded]:
+    def start(windows: NDArray[np.int32]) -> list[tuple[ImageWindows, Future[Crops | Unreadable]]]:
+        return [(part, submit(part)) for part in images_of(windows)]
+
+    ahead = start(blocks[0]) if blocks else []
+    for number in range(len(blocks)):
+        current = ahead
+        ahead = start(blocks[number + 1]) if number + 1 < len(blocks) else []
+        yield [(part, future.result()) for part, future in current]

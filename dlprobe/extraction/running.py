@@ -1,0 +1,219 @@
+"""Fill a cache, block by block; run again to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlprobe.cache import CachePlan, open_writer
+from dlprobe.data.manifest import Manifest
+from dlprobe.errors import BackboneError, DataError
+from dlprobe.extraction.decoding import decoded_ahead
+from dlprobe.extraction.embedding import compute_block, reference_embedding
+from dlprobe.extraction.planning import Plan, plan
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+    from dlprobe.backbones.base import Backbone
+    from dlprobe.cache import CacheWriter, Reject
+
+Progress = Callable[[int, int], None]
+
+#: Relative difference of the reference embedding above which a machine is said to compute something else.
+DRIFT_LIMIT = 1e-3
+_RECORDED = ("dlprobe", "numpy", "pillow", "timm", "torch", "zarr", "numcodecs", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionReport:
+    """What an extraction did.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the cache.
+    windows : int
+        Windows in the cache.
+    done : int
+        Windows computed by this run, void ones included.
+    skipped : int
+        Windows that an earlier run had recorded.
+    rejected : tuple of Reject
+        Everything in the cache that could not be embedded, with reasons.
+    drift : float
+        Relative difference of the reference embedding from the one that the cache was begun with; 0 for a new cache.
+    """
+
+    path: Path
+    windows: int
+    done: int
+    skipped: int
+    rejected: tuple[Reject, ...]
+    drift: float
+
+    @property
+    def drifted(self) -> bool:
+        """Whether this machine computes something else than the one that began the cache."""
+        return self.drift > DRIFT_LIMIT
+
+
+def extract(
+    manifest: Manifest,
+    backbone: Backbone,
+    path: str | os.PathLike[str],
+    *,
+    window_px: int | None = None,
+    stride_px: int = 504,
+    tiling: str = "spread",
+    views: int = 1,
+    degrade: str | None = None,
+    dtype: str = "float16",
+    block_windows: int | None = None,
+    seed: int = 0,
+    retry_rejects: bool = False,
+    allow_mixed: bool = False,
+    progress: Progress | None = None,
+) -> ExtractionReport:
+    """Embed every window of a manifest and keep the result; blocks that are there already are left alone.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Images with their sizes.
+    backbone : Backbone
+        What embeds.
+    path : path
+        Folder of the cache: absent, empty, or a cache of the same identity to be completed.
+    window_px : int, optional
+        Side of the window; must be the one that the backbone was loaded for.
+    stride_px, tiling, views, degrade, dtype, block_windows, seed
+        See `dlprobe.extraction.plan`.
+    retry_rejects : bool
+        Compute blocks with rejected windows anew.
+    allow_mixed : bool
+        Go on with a cache that was begun under other pins.
+    progress : callable, optional
+        Called with the number of windows done and in all.
+
+    Returns
+    -------
+    ExtractionReport
+
+    Raises
+    ------
+    DataError
+        If the manifest has no sizes, a setting is out of range, or not one window could be embedded.
+    BackboneError
+        If the window is not the backbone's, or its patch does not divide it.
+    IdentityError
+        If the cache is of another identity or of other pins; the message names the fields.
+    OutputError
+        If `path` exists and is something else.
+    CacheError
+        If another process writes the cache, the disk is full, or a value overflows the storage type.
+    """
+    if window_px is not None and window_px != backbone.spec.window_px:
+        msg = (
+            f"window_px is {window_px}, {backbone.spec.backbone} was loaded for {backbone.spec.window_px}; "
+            f"load it with window_px={window_px}"
+        )
+        raise BackboneError(msg)
+    planned = plan(
+        manifest,
+        backbone.spec,
+        stride_px=stride_px,
+        tiling=tiling,
+        views=views,
+        degrade=degrade,
+        dtype=dtype,
+        block_windows=block_windows,
+        seed=seed,
+    )
+    cache_plan = _cache_plan(planned, manifest, backbone)
+    with open_writer(Path(path), cache_plan, allow_mixed=allow_mixed) as writer:
+        drift = 0.0 if writer.fresh else _relative(writer.reference, cache_plan.reference)
+        if retry_rejects:
+            _forget_rejects(writer)
+        done = _fill(writer, planned, manifest, backbone, progress)
+        rejected = tuple(reject for block in writer.blocks for reject in writer.rejects(block))
+        _require_some(rejected, writer)
+    n_windows = len(planned.windows)
+    return ExtractionReport(Path(path), n_windows, done, n_windows - done, rejected, drift)
+
+
+def _cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CachePlan:
+    return CachePlan(
+        spec=planned.cache_spec,
+        pins=backbone.pins,
+        windows=planned.windows,
+        manifest=_parquet(manifest),
+        reference=reference_embedding(backbone),
+        software=_software(),
+    )
+
+
+def _fill(writer: CacheWriter, planned: Plan, manifest: Manifest, backbone: Backbone, progress: Progress | None) -> int:
+    layout, missing = writer.layout, writer.missing
+    ranges = [slice(*layout.block_range(block)) for block in missing]
+    left = sum(part.stop - part.start for part in ranges)
+    skipped, done = len(planned.windows) - left, 0
+    if progress:
+        progress(skipped, len(planned.windows))
+    windows = [planned.windows[part] for part in ranges]
+    with decoded_ahead(manifest, windows, layout.spec.model.window_px) as decoded:
+        for block, part, images in zip(missing, ranges, decoded, strict=True):
+            content = compute_block(backbone, manifest, layout, block, images)
+            writer.write_block(block, content.arrays, content.images, content.rejects)
+            done += part.stop - part.start
+            if progress:
+                progress(skipped + done, len(planned.windows))
+    return done
+
+
+def _forget_rejects(writer: CacheWriter) -> None:
+    missing = set(writer.missing)
+    for block in writer.blocks:
+        if block not in missing and writer.rejects(block):
+            writer.forget(block)
+
+
+def _require_some(rejected: tuple[Reject, ...], writer: CacheWriter) -> None:
+    void = {window for reject in rejected for window in reject.windows}
+    if len(void) < writer.layout.n_windows:
+        return
+    if writer.fresh:
+        writer.discard()
+    first = min(rejected, key=lambda reject: reject.windows)
+    msg = f"not one of {len(void)} windows could be embedded; the first: {first.path}: {first.reason}"
+    raise DataError(msg)
+
+
+def _relative(stored: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(found - stored) / max(float(np.linalg.norm(stored)), 1e-30))
+
+
+def _parquet(manifest: Manifest) -> bytes:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="dlprobe-") as folder:
+        path = Path(folder) / "manifest.parquet"
+        Manifest(manifest.frame, folder).write(path)  # the root becomes "."
+        return path.read_bytes()
+
+
+def _software() -> dict[str, str]:
+    found = {}
+    for name in _RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,68 @@
+"""Run an extraction in child processes and kill each with SIGKILL after a random time, until one survives.
+
+Usage: killer.py IMAGES CACHE SEED KILLS. Prints one JSON object: how many children were killed, and what the killed
+ones left behind. It forks from a process that has loaded everything, so that a child works from its first millisecond.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import projection
+import torch
+
+from dlprobe.extraction import extract
+
+torch.set_num_threads(1)
+
+
+def leftovers(cache):
+    recorded = {int(path.stem) for path in (cache / "records").glob("0*.json")}
+    chunks = {int(path.name.split(".")[1]) for path in (cache / "features.zarr" / "embeddings").glob("c.*")}
+    return {
+        "scratch": len(list(cache.rglob(".dlprobe-scratch-*"))),
+        "orphans": len(chunks - recorded),
+        "recorded": len(recorded),
+    }
+
+
+def main(images, cache, seed, kills):
+    rng = random.Random(seed)
+    manifest = projection.write_images(Path(images), projection.SIZES * 2)
+    backbone = projection.Projection()
+    backbone(backbone.matrix.new_zeros(1, 56, 56, 3).byte().numpy())  # torch starts up here, not in each child
+    seen = []
+    while True:
+        begun, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            extract(
+                manifest,
+                backbone,
+                cache,
+                stride_px=40,
+                block_windows=2,
+                progress=lambda *_, pipe=tell: os.write(pipe, b"."),
+            )
+            os._exit(0)
+        os.close(tell)
+        if len(seen) < kills:
+            if len(seen) % 5:
+                os.read(begun, 1)  # the first blocks are under way; else it is killed while it still sets up
+            time.sleep(rng.uniform(0.0, 0.15))
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        os.close(begun)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        seen.append(leftovers(Path(cache)))
+    sys.stdout.write(json.dumps(seen))
+
+
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

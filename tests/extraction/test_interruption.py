@@ -1,0 +1,125 @@
+"""Killed, stopped, crowded out: whatever interrupts an extraction, the same command ends in the same bytes."""
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlprobe.cache import open_cache
+from dlprobe.errors import CacheError
+from dlprobe.extraction import extract
+
+SETTINGS = {"stride_px": 40, "block_windows": 4}
+KILLER = Path(__file__).with_name("killer.py")
+
+
+class StoppedError(Exception):
+    pass
+
+
+class StopsAfter:
+    """Progress that breaks off after some calls."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __call__(self, done, total):
+        self.calls -= 1
+        if self.calls < 0:
+            raise StoppedError
+
+
+def test_sigkill_at_random_moments_ends_in_the_same_bytes(projection, backbone, tmp_path, tree):
+    manifest = projection.write_images(tmp_path / "images", projection.SIZES * 2)
+    extract(manifest, backbone, tmp_path / "whole", stride_px=40, block_windows=2)
+    run = subprocess.run(
+        [sys.executable, str(KILLER), str(tmp_path / "images"), str(tmp_path / "killed"), "3", "20"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    seen = json.loads(run.stdout)
+    assert len(seen) >= 5
+    assert any(kill["scratch"] or kill["orphans"] for kill in seen), "no kill hit a block while it was being written"
+    assert any(kill["recorded"] for kill in seen[:-1])
+    whole, killed = tree(tmp_path / "whole"), tree(tmp_path / "killed")
+    assert killed.keys() == whole.keys()
+    assert killed == whole
+    assert open_cache(tmp_path / "killed").verify() == []
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_an_exception_keeps_what_was_recorded_and_a_second_run_does_the_rest(
+    manifest, backbone, tmp_path, tree, blocks
+):
+    whole = extract(manifest, backbone, tmp_path / "whole", **SETTINGS)
+    with pytest.raises(StoppedError):
+        extract(manifest, backbone, tmp_path / "cache", progress=StopsAfter(1 + blocks), **SETTINGS)
+    cache = open_cache(tmp_path / "cache")
+    assert len(cache.missing_blocks) == cache.n_blocks - blocks - 1
+    report = extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+    assert (report.skipped, report.done) == (4 * (blocks + 1), whole.done - 4 * (blocks + 1))
+    assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
+
+
+def test_before_the_first_record_nothing_is_left(manifest, backbone, tmp_path):
+    with pytest.raises(StoppedError):
+        extract(manifest, backbone, tmp_path / "cache", progress=StopsAfter(0), **SETTINGS)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_killed_while_it_was_set_up_is_set_up_again(manifest, backbone, tmp_path, tree):
+    extract(manifest, backbone, tmp_path / "whole", **SETTINGS)
+    for state in ("only locks", "scratch group", "group without root record"):
+        path = tmp_path / state
+        (path / "locks").mkdir(parents=True)
+        if state == "scratch group":
+            (path / ".dlprobe-scratch-0123" / "embeddings").mkdir(parents=True)
+        if state == "group without root record":
+            (path / "features.zarr").mkdir()
+            (path / "features.zarr" / "zarr.json").write_text("{")
+        extract(manifest, backbone, path, **SETTINGS)
+        assert tree(path) == tree(tmp_path / "whole")
+
+
+def test_a_second_writer_gets_one_line_and_changes_nothing(manifest, backbone, tmp_path, tree):
+    with pytest.raises(StoppedError):
+        extract(manifest, backbone, tmp_path / "cache", progress=StopsAfter(2), **SETTINGS)
+    (tmp_path / "cache" / "features.zarr" / ".dlprobe-scratch-of-the-first-writer").write_text("half a chunk")
+    before = tree(tmp_path / "cache")
+    with (tmp_path / "cache" / "locks" / "shard-0-of-1.lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(CacheError, match="is being written by process") as caught:
+            extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+        assert "\n" not in str(caught.value)
+        assert tree(tmp_path / "cache") == before
+    extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+    assert not list((tmp_path / "cache").rglob(".dlprobe-scratch-*"))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing_recorded(manifest, backbone, tmp_path, tree, monkeypatch):
+    extract(manifest, backbone, tmp_path / "whole", **SETTINGS)
+    write, left = Path.write_bytes, [30]
+
+    def filling(path, data):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    with pytest.raises(CacheError, match=r"no space is left for .* it will go on"):
+        extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+    monkeypatch.undo()
+    cache = open_cache(tmp_path / "cache")
+    assert 0 < len(cache.missing_blocks) < cache.n_blocks
+    extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+    assert tree(tmp_path / "cache") == tree(tmp_path / "whole")

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from dlprobe.backbones import load_backbone
 from dlprobe.data.images import read_image
-from dlprobe.errors import DataError, OutputError
+from dlprobe.errors import DataError, OutputError, ProbeError
 from dlprobe.localization.sliding import ScoreMap, score_map
+from dlprobe.probes import Probe
 from dlprobe.publish import publish
 from dlprobe.spec import sha256_of_file
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.backbones import Backbone
-    from dlprobe.probes import Probe
 
 #: Percentile of the working-size map that stands for the whole image.
 IMAGE_SCORE_PERCENTILE = 99.0
@@ -119,6 +120,58 @@ def localize(
     if results and all(result.folder is None for result in results):
         raise DataError(results[0].reason)
     return results
+
+
+def localize_files(
+    probe: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    **options: Any,
+) -> list[Localization]:
+    """Load a probe and the backbone that its card names, and localize images.
+
+    Parameters
+    ----------
+    probe : path
+        A probe file.
+    images, out
+        As for `localize`.
+    weights : str, optional
+        Where the backbone's weights are, if not where the card says; their content must be the same.
+    device, precision, batch_size
+        As for `dlprobe.backbones.load_backbone`.
+    **options
+        Further arguments of `localize` and `score_map`.
+
+    Raises
+    ------
+    ProbeError
+        If the card does not name a backbone.
+    IdentityError
+        If the backbone that was loaded is not the one that the probe was fitted on.
+    """
+    head = Probe.load(Path(probe))
+    spec = head.model_spec
+    if spec is None:
+        msg = f"{probe} does not name its backbone; use dlprobe.localization.localize with a backbone of your own"
+        raise ProbeError(msg)
+    backbone = load_backbone(
+        spec.backbone,
+        weights=weights or head.card.get("weights", "pretrained"),
+        device=device,
+        precision=precision,
+        layers=spec.layers or (-1,),
+        norm=spec.norm,
+        window_px=spec.window_px,
+        batch_size=batch_size,
+    )
+    head.require_model(backbone.spec, f"{probe} and the backbone that was loaded")
+    return localize(images, backbone, head, out, **options)
 
 
 def overlay(pixels: NDArray[np.uint8], scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

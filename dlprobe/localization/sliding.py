@@ -19,7 +19,6 @@ from dlprobe.data.images import enlarge
 from dlprobe.data.tiling import Box, tile
 from dlprobe.errors import DataError, ProbeError
 from dlprobe.localization.canvas import LogitCanvas, scores_of
-from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,8 +181,7 @@ def _check(image: NDArray[np.uint8], backbone: Backbone, probe: Probe, window_px
     if len(probe.bias) not in {1, 3}:
         msg = f"the probe has {len(probe.bias)} logits; localization takes one or three"
         raise ProbeError(msg)
-    if probe.model_spec is not None:
-        require_same(probe.model_spec, backbone.spec, "probe and backbone", "load the backbone that the probe names")
+    probe.require_model(backbone.spec, "probe and backbone")
     if window_px not in {None, backbone.spec.window_px}:
         msg = (
             f"window_px is {window_px}, the backbone was loaded for {backbone.spec.window_px}; load it for that window"

@@ -1,0 +1,212 @@
+"""One self-contained HTML file of a run: tables, a figure, pictures, and where every number comes from."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from dlprobe.publish import publish
+from dlprobe.reports.figures import iou_by_kind
+from dlprobe.studies import read_run
+from dlprobe.studies.results import overview, with_interval
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from dlprobe.studies import Run
+
+REPORT_NAME = "report.html"
+_PICTURE_PX = 360
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One localized image for the gallery: RGB image with the truth drawn, score map in [0, 1], overlay, caption."""
+
+    image: NDArray[np.uint8]
+    score: NDArray[np.float32]
+    overlay: NDArray[np.uint8]
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A titled table, with a figure or not; `lost` rows are tinted."""
+
+    title: str
+    header: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    figure: str = ""
+
+
+def write_report(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    title: str = "dlprobe: linear probes compared",
+    lead: Sequence[str] = (),
+    more_runs: Sequence[tuple[str, str | os.PathLike[str]]] = (),
+    pictures: Sequence[Picture] = (),
+) -> Path:
+    """Write one HTML file that needs nothing else.
+
+    Parameters
+    ----------
+    run : path
+        Folder that `dlprobe.studies.fit_caches` wrote.
+    out : path, optional
+        File to write; ``report.html`` in the run's folder by default.
+    title : str
+        Heading.
+    lead : sequence of str
+        Paragraphs below the heading.
+    more_runs : sequence of (str, path)
+        Further runs whose comparisons are shown, each under its own title.
+    pictures : sequence of Picture
+        Gallery.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OutputError
+        If a folder is no run.
+    """
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    main = read_run(run)
+    target = Path(out) if out is not None else main.path / REPORT_NAME
+    others = [(name, read_run(path)) for name, path in more_runs]
+    sections = [*_sections(main), *(_comparisons(other, name) for name, other in others)]
+    environment = Environment(loader=PackageLoader("dlprobe.reports"), autoescape=select_autoescape(["html"]))
+    html = environment.get_template("report.html").render(
+        title=title,
+        lead=list(lead),
+        notes=[note for one in (main, *(other for _, other in others)) for note in one.record["notes"]],
+        sections=sections,
+        pictures=[_embedded(picture) for picture in pictures],
+        footer=[line for one in (main, *(other for _, other in others)) for line in _provenance(one)],
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with publish(target) as scratch:
+        scratch.write_text(html, encoding="utf-8")
+    return target
+
+
+def _sections(run: Run) -> list[Section]:
+    results = run.tables["results"]
+    table = overview(results)
+    rows = [{"cells": [str(cell) for cell in row], "lost": False} for row in table.itertuples(index=False)]
+    scores = Section(
+        "Scores by kind of image",
+        list(table.columns),
+        rows,
+        [
+            "IoU of INPAINTED patches on fakes (higher is better), falsely marked share on authentic images (lower).",
+            "On the patch grid at score 0.5: mean over sources with its 95 % studentized bootstrap interval over sources.",
+            "The column 'everything' is what marking every patch gets.",
+        ],
+        _data_uri(iou_by_kind(results)),
+    )
+    return [scores, _comparisons(run, "Paired comparisons"), _other_metrics(results)]
+
+
+def _comparisons(run: Run, title: str) -> Section:
+    table = run.tables["comparisons"]
+    header = ["comparison", "model", "kind", "metric", "difference", "p", "p (Holm)", "sources"]
+    rows = [
+        {
+            "cells": [
+                row.comparison,
+                row.model,
+                row.kind,
+                row.metric,
+                with_interval(row.difference, row.low, row.high, signed=True),
+                f"{row.p:.4f}",
+                f"{row.p_holm:.4f}",
+                row.n_sources,
+            ],
+            "lost": row.comparison == "dice - everything" and not row.low > 0,
+        }
+        for row in table.itertuples()
+    ]
+    text = [
+        "Differences source by source, with 95 % intervals and sign-flip p, adjusted by Holm over this table.",
+        "Tinted: kinds in which the probe does not surely beat marking everything.",
+    ]
+    return Section(title, header, rows, text)
+
+
+def _other_metrics(results: pd.DataFrame) -> Section:
+    header = ["kind", "model", "method", "scheme", "metric", "value", "everything", "sources", "images", "setting"]
+    rows = [
+        {
+            "cells": [
+                row.kind,
+                row.model,
+                row.method,
+                row.scheme,
+                row.metric,
+                with_interval(row.value, row.low, row.high),
+                f"{row.everything:.3f}",
+                row.n_sources,
+                row.n_images,
+                row.setting,
+            ],
+            "lost": False,
+        }
+        for row in results[results["kind"].isin(["real", "ae", "aesp", "sp", "fr"])].itertuples()
+        if row.method != "everything"
+    ]
+    text = [
+        "The suffix _val means: at the threshold chosen on validation sources. iou_own: against the scheme's target."
+    ]
+    return Section("All metrics by variant", header, rows, text)
+
+
+def _provenance(run: Run) -> list[str]:
+    record = run.record
+    lines = [f"Run {run.path.name}; settings {record['settings']}; software {record['software']}."]
+    for name, model in record["models"].items():
+        caches = ", ".join(cache["cache_fingerprint"] for cache in model["caches"])
+        lines.append(
+            f"{name}: model_fingerprint {model['model_fingerprint']}; cache_fingerprint {caches}; "
+            f"{model['windows']} windows; {model['split']}."
+        )
+    return lines
+
+
+def _embedded(picture: Picture) -> dict[str, str]:
+    score = np.rint(np.clip(picture.score, 0, 1) * 255).astype(np.uint8)
+    return {
+        "image": _data_uri(_shrunk(picture.image)),
+        "score": _data_uri(_shrunk(score)),
+        "overlay": _data_uri(_shrunk(picture.overlay)),
+        "caption": picture.caption,
+    }
+
+
+def _shrunk(pixels: NDArray[np.uint8]) -> bytes:
+    image = Image.fromarray(pixels)
+    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

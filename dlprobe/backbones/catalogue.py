@@ -37,6 +37,8 @@ class CatalogueEntry:
         The hub repository.
     local_folder : str or None
         Folder under `local_weights` in which weights that no hub has are looked for.
+    local_files : tuple of str
+        Files of which that folder must hold one.
     notes : str
         What else to know.
     """
@@ -53,6 +55,7 @@ class CatalogueEntry:
     weight_source: str
     repository: str | None = None
     local_folder: str | None = None
+    local_files: tuple[str, ...] = ()
     notes: str = ""
 
 
@@ -109,7 +112,7 @@ def list_backbones() -> list[BackboneListing]:
 
 def _present(entry: CatalogueEntry) -> bool:
     if entry.local_folder:
-        return (local_weights() / entry.local_folder).is_dir()
+        return any((local_weights() / entry.local_folder / name).is_file() for name in entry.local_files)
     if entry.repository is None:
         return True
     from dlprobe.backbones.weights.hub import cached_weights
@@ -147,6 +150,19 @@ _DINOV3 = (
 )
 
 _ENTRIES = (
+    CatalogueEntry(
+        alias="srm",
+        name="residual:srm",
+        patch_px=14,
+        width=648,
+        depth=0,
+        registers=0,
+        window_px=504,
+        licence="Apache-2.0",
+        trained_on="nothing: fixed high-pass filters",
+        weight_source="none needed",
+        notes="residual statistics (Fridrich and Kodovsky 2012): the floor that a learned backbone has to beat",
+    ),
     *(_timm(f"dinov2-{a}", f"vit_{b}_patch14_dinov2.lvd142m", size, 0, patch_px=14) for a, b, size in _DINOV2),
     *(_timm(f"dinov2-{a}-reg", f"vit_{b}_patch14_reg4_dinov2.lvd142m", size, 4, patch_px=14) for a, b, size in _DINOV2),
     *(_timm(f"dinov3-{a}", f"vit_{b}_patch16_dinov3.lvd1689m", size, 4, patch_px=16) for a, b, size in _DINOV3),
@@ -163,6 +179,7 @@ _ENTRIES = (
         trained_on=B_FREE,
         weight_source="file: BFREE_dino2reg4/model_epoch_best.pth of www.grip.unina.it/download/prog/B-Free",
         local_folder="bfree",
+        local_files=("model_epoch_best.pth",),
         notes="DINOv2-B with registers, further trained by Guillaro et al. (arXiv 2412.17671); DinoLizer's backbone",
     ),
 )

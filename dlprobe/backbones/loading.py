@@ -96,13 +96,20 @@ def _load_timm(request: LoadRequest) -> Backbone:
     return load_timm(request)
 
 
+@SOURCES.register("residual")
+def _load_residual(request: LoadRequest) -> Backbone:
+    from dlprobe.backbones.residual import load_residual
+
+    return load_residual(request)
+
+
 def _split(name: str) -> tuple[str, str]:
     source, colon, model = name.partition(":")
     if colon and source and model:
         return source, model
     near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.6)
     short = f" or the short name {' or '.join(near)}" if near else ", or a short name of `dlprobe backbones`"
-    examples = ", ".join(f"'{source}:{name.strip(':')}'" for source in SOURCES)
+    examples = ", ".join(f"'{source}:{name.strip(':')}'" for source in SOURCES if source != "residual")
     msg = f"backbone {name!r} has no source; write one of {examples}{short}"
     raise BackboneError(msg)
 

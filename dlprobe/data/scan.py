@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.data.images import IMAGE_SUFFIXES, image_size
-from dlprobe.data.layouts import LAYOUTS, Finding, Ignored, Record, Reject
+from dlprobe.data.layouts import LAYOUTS, Finding, Guess, Ignored, Record, Reject
 from dlprobe.data.layouts.base import walk
 from dlprobe.data.manifest import UNSTORABLE, Manifest, crossing_sources
 from dlprobe.data.provenance import VARIANTS, Variant
@@ -135,6 +135,7 @@ def scan(
     named = {*manifest.frame["path"], *(item.path for item in rejects)}
     listed = len(manifest) + len(rejects) - len(named.intersection(files))
     findings = [item for item in found if isinstance(item, Finding)]
+    findings += [Finding("guess", item.fact, 1, "info") for item in found if isinstance(item, Guess)]
     findings += [*_findings_on_files(rejects, ignored), *_findings(manifest)]
     rejects = [item._replace(path=_printable(item.path)) for item in rejects]
     return ScanResult(manifest, rejects, findings, ignored, len(files), listed)

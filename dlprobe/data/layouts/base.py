@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from dlprobe.data.images import IMAGE_SUFFIXES
 from dlprobe.errors import DataError
@@ -140,12 +140,13 @@ def source_of(stem: str, dataset: str, pattern: str = "") -> str:
     return f"{dataset}:{stem}" if dataset else stem
 
 
-def pictures(root: Path) -> Iterator[PurePosixPath]:
-    """Yield the image files below a folder, relative to it."""
-    for name in walk(root):
-        path = PurePosixPath(name)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            yield path
+def contents(root: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """Return the image files below a folder, and its other files, relative to it."""
+    images: list[PurePosixPath] = []
+    others: list[PurePosixPath] = []
+    for path in map(PurePosixPath, walk(root)):
+        (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+    return images, others
 
 
 def require(found: object, root: Path, what: str, layout: str) -> None:
@@ -153,6 +154,24 @@ def require(found: object, root: Path, what: str, layout: str) -> None:
     if not found:
         msg = f"{root} has no {what}, so it is no tree of layout {layout}; see docs/layouts.md or use --layout csv"
         raise DataError(msg)
+
+
+def paired(record: Record, masks: list[str]) -> Record | Reject:
+    """Return a record with its only mask, or the reject that it is without."""
+    if len(masks) == 1:
+        return record._replace(mask=masks[0])
+    if masks:
+        return Reject(record.path, f"several masks claim to be its own: {', '.join(sorted(masks))}", "two-masks")
+    return Reject(record.path, "no mask of its name", "no-mask")
+
+
+def orphan_masks(masks: dict[Any, list[str]], used: set[Any]) -> Iterator[Item]:
+    """Yield every mask as ignored, and a finding that counts those whose key no image used."""
+    yield from (Ignored(path, "mask") for key, paths in masks.items() if key in used for path in paths)
+    orphans = sorted(path for key, paths in masks.items() if key not in used for path in paths)
+    yield from (Ignored(path, "orphan mask") for path in orphans)
+    if orphans:
+        yield Finding("orphan-mask", "masks without an image", len(orphans), "warning", tuple(orphans[:5]))
 
 
 def walk(root: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, pictures
+from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, contents
 from dlprobe.data.manifest import REQUIRED, TEXT_COLUMNS, as_text, read_csv, read_parquet
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
@@ -98,7 +98,7 @@ def folder_layout(root: Path, *, variant: str = "", dataset: str = "") -> Iterat
         names = ", ".join(VARIANTS)
         msg = f"{root} has neither folders named {names} nor, with --variant, a folder images; see --layout csv"
         raise DataError(msg)
-    files = list(pictures(root))
+    files, _ = contents(root)
     masks = _masks_by_stem(files)
     for path in files:
         if path.parts[0] in groups:

@@ -27,10 +27,10 @@ def info(path: CacheArg, as_json: JsonOpt = False) -> None:
 @app.command()
 def verify(path: CacheArg, as_json: JsonOpt = False) -> None:
     """Compare every stored byte with its checksum; exit with 3 if something is damaged."""
-    from dlprobe.cache import open_cache
+    from dlprobe.cache import verify as run
 
-    damages = open_cache(path).verify()
-    emit([damage._asdict() if hasattr(damage, "_asdict") else vars(damage) for damage in damages], as_json=as_json)
+    damages = run(path)
+    emit([damage._asdict() for damage in damages], as_json=as_json)
     talk(f"{len(damages)} files are damaged" if damages else "every stored byte agrees with its checksum")
     if damages:
         raise typer.Exit(EXIT_REJECTS)

@@ -1,5 +1,6 @@
 """The cache: patch embeddings of every window of a manifest, computed once and kept with their coverage."""
 
+from dlprobe.cache.care.describe import describe
 from dlprobe.cache.care.verify import Damage, verify
 from dlprobe.cache.reader import Block, FeatureCache, open_cache
 from dlprobe.cache.records import Reject
@@ -12,6 +13,7 @@ __all__ = [
     "Damage",
     "FeatureCache",
     "Reject",
+    "describe",
     "open_cache",
     "open_writer",
     "verify",

@@ -57,6 +57,10 @@ class Reject:
     reason: str
     windows: tuple[int, ...]
 
+    def __str__(self) -> str:
+        """Say which image, how many windows and why, in a line."""
+        return f"{self.path} ({len(self.windows)} windows): {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class BlockRecord:

@@ -1,6 +1,7 @@
 """Extraction: photographs in, a cache of patch embeddings out."""
 
+from dlprobe.extraction.estimating import estimate
 from dlprobe.extraction.planning import Plan, plan
 from dlprobe.extraction.running import ExtractionReport, extract
 
-__all__ = ["ExtractionReport", "Plan", "extract", "plan"]
+__all__ = ["ExtractionReport", "Plan", "estimate", "extract", "plan"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,6 +63,17 @@ class ExtractionReport:
     def drifted(self) -> bool:
         """Whether this machine computes something else than the one that began the cache."""
         return self.drift > DRIFT_LIMIT
+
+    def row(self) -> dict[str, Any]:
+        """Return the counts as one flat row of JSON values."""
+        return {
+            "path": str(self.path),
+            "windows": self.windows,
+            "done": self.done,
+            "skipped": self.skipped,
+            "rejected": sum(len(reject.windows) for reject in self.rejected),
+            "drift": self.drift,
+        }
 
 
 def extract(

@@ -15,6 +15,11 @@ def flip(path, position):
     path.write_bytes(bytes(data))
 
 
+def test_nothing_there(tmp_path):
+    with pytest.raises(CacheError, match="no cache at"):
+        verify(tmp_path / "nothing")
+
+
 def test_a_sound_cache_has_no_damage(whole):
     assert open_cache(whole).verify() == []
 

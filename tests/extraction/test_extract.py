@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from dlprobe.cache import open_cache
 from dlprobe.data import Manifest, Provenance
 from dlprobe.errors import BackboneError, CacheError, DataError, IdentityError, OutputError
-from dlprobe.extraction import extract, plan
+from dlprobe.extraction import estimate, extract, plan
 
 PATCH_PX, WINDOW_PX = 14, 56
 SETTINGS = {"stride_px": 40, "block_windows": 4}
@@ -363,3 +364,28 @@ def test_records_hold_the_hashes_of_the_image_files(cache, manifest):
     assert found == {
         path: hashlib.sha256((manifest.root / path).read_bytes()).hexdigest() for path in manifest.frame["path"]
     }
+
+
+def test_an_estimate_counts_what_the_plan_says_and_times_this_machine(manifest, backbone):
+    planned = plan(manifest, backbone.spec, **SETTINGS)
+    found = estimate(planned, backbone)
+    assert (found["images"], found["windows"], found["blocks"]) == (10, len(planned.windows), planned.n_blocks)
+    assert found["bytes"] == planned.bytes
+    assert found["eta_s"] == pytest.approx(found["windows"] / found["windows_per_s"], rel=0.2, abs=0.1)
+
+
+def test_a_slower_backbone_is_estimated_to_be_slower(manifest, backbone, projection):
+    class Slow(projection.Projection):
+        def __call__(self, windows):
+            time.sleep(0.02 * len(windows))
+            return super().__call__(windows)
+
+    assert 20 < estimate(plan(manifest, backbone.spec), Slow())["windows_per_s"] < 50
+    assert estimate(plan(manifest, backbone.spec), backbone)["windows_per_s"] > 50
+
+
+def test_the_report_as_a_row(manifest, backbone, tmp_path):
+    report = extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+    n = report.windows
+    path = str(tmp_path / "cache")
+    assert report.row() == {"path": path, "windows": n, "done": n, "skipped": 0, "rejected": 0, "drift": 0.0}

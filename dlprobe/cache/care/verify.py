@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from dlprobe.cache.layout import BLOCK_ARRAYS, RECORDS, ROOT_RECORD, record_path
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.cache.records import Digest, read_root_record
+from dlprobe.cache.stores import require_cache
 from dlprobe.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from typing import BinaryIO
 
     from dlprobe.cache.stores import Extent
@@ -24,20 +24,11 @@ _PIECE_BYTES = 1 << 22
 _DIFFERS = "differs from its checksum"
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(NamedTuple):
     """Something in a cache that is not as it was written.
 
-    Parameters
-    ----------
-    file : str
-        Relative to the cache.
-    block : int or None
-        Block that it belongs to.
-    images : tuple of str
-        Paths in the manifest of the images that the block was made from.
-    reason : str
-        What is wrong.
+    ``file`` is relative to the cache, ``block`` the number of the block that it belongs to or None, ``images`` the
+    paths in the manifest of the images that the block was made from.
     """
 
     file: str
@@ -46,12 +37,19 @@ class Damage:
     reason: str
 
 
-def verify(root: Path) -> list[Damage]:
+def verify(root: str | os.PathLike[str]) -> list[Damage]:
     """Read a whole cache and return everything that is missing or differs from its record.
 
     A block that was never written counts as missing. Metadata too damaged for the cache to be opened are reported
     alone.
+
+    Raises
+    ------
+    CacheError
+        If there is no cache.
     """
+    root = Path(root)
+    require_cache(root)
     found = _verify_fixed(root)
     try:
         cache = FeatureCache(root)

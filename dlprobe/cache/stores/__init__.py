@@ -17,10 +17,15 @@ STORED_NAMES = (FOLDER,)
 
 def open_store(root: Path) -> Store:
     """Return the back end of a cache; raise `CacheError` if there is none."""
-    if not (root / FOLDER).is_dir():
-        msg = f"no cache at {root}; make one with `dlprobe extract`"
-        raise CacheError(msg)
+    require_cache(root)
     return ZarrFolder(root)
 
 
-__all__ = ["STORED_NAMES", "Extent", "Store", "ZarrFolder", "open_store"]
+def require_cache(root: Path) -> None:
+    """Raise `CacheError` unless something that a back end keeps is there."""
+    if not any((root / name).exists() for name in STORED_NAMES):
+        msg = f"no cache at {root}; make one with `dlprobe extract`"
+        raise CacheError(msg)
+
+
+__all__ = ["STORED_NAMES", "Extent", "Store", "ZarrFolder", "open_store", "require_cache"]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dlprobe.probes.heads import HeadSpec, default_grid
+from dlprobe.probes.heads import HeadSpec, default_grid, edge_of_grid
 from dlprobe.probes.moments import GroupMoments
 from dlprobe.probes.probe import Probe, make_card
 
@@ -27,6 +27,7 @@ __all__ = [
     "LogisticFit",
     "Probe",
     "default_grid",
+    "edge_of_grid",
     "fit_heads",
     "fit_logistic",
     "make_card",

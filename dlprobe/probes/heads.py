@@ -11,7 +11,10 @@ from dlprobe.errors import ProbeError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-OBJECTIVES = ("dice-batch", "dice-window")
+OBJECTIVES = ("dice-batch", "dice-window", "bce", "dice+bce", "tversky", "focal", "lovasz")
+#: The scheme whose targets are class numbers (PRISTINE, AUTOENCODED, INPAINTED); its heads have a softmax over them.
+THREE_CLASS = "three-class"
+THREE_CLASS_OBJECTIVES = ("dice-batch", "dice-window")
 SCHEDULES = ("cosine", "constant")
 #: 13 rates, as many as DINOv2's grid. Dice sums to a gradient of order one over a batch of any size, so that its useful
 #: rates lie far above those of a mean cross-entropy.
@@ -77,10 +80,21 @@ class HeadSpec:
             and groups == tuple(sorted(set(groups)))
             and groups[0] >= 0,
         }
+        if self.scheme == THREE_CLASS:
+            choice = " or ".join(THREE_CLASS_OBJECTIVES)
+            rules[f"objective {self.objective!r} on three classes; write {choice}"] = (
+                self.objective in THREE_CLASS_OBJECTIVES
+            )
+            rules[f"positive_weight {self.positive_weight} on three classes; it must be 1"] = self.positive_weight == 1
         for complaint, holds in rules.items():
             if not holds:
                 msg = f"a head has {complaint}"
                 raise ProbeError(msg)
+
+    @property
+    def n_logits(self) -> int:
+        """Three for the scheme ``three-class``, else one."""
+        return 3 if self.scheme == THREE_CLASS else 1
 
 
 def default_grid(
@@ -125,3 +139,30 @@ def default_grid(
         )
         for scheme, objective, groups, seed, layer, positive_weight, weight_decay, learning_rate in cells
     ]
+
+
+def edge_of_grid(chosen: HeadSpec, grid: Iterable[HeadSpec]) -> list[str]:
+    """Say in which settings a chosen head lies at the edge of its grid, so that a better one may lie outside.
+
+    Parameters
+    ----------
+    chosen : HeadSpec
+        The head that a selection picked.
+    grid : iterable of HeadSpec
+        All heads it was picked from; those of other schemes and objectives do not count.
+
+    Returns
+    -------
+    list of str
+        One sentence for each setting; empty inside the grid, or where a setting was not varied. A weight decay of 0
+        is no edge: there is nothing below it.
+    """
+    rivals = [head for head in grid if (head.scheme, head.objective) == (chosen.scheme, chosen.objective)]
+    found = []
+    for name in ("learning_rate", "weight_decay"):
+        values = sorted({getattr(head, name) for head in rivals})
+        value = getattr(chosen, name)
+        if len(values) > 1 and value in (values[0], values[-1]) and value > 0:
+            side = "smallest" if value == values[0] else "largest"
+            found.append(f"{name} {value:g} is the {side} of the grid ({values[0]:g} to {values[-1]:g}); widen it")
+    return found

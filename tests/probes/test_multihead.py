@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlprobe.errors import ProbeError
+from dlprobe.errors import OutputError, ProbeError
 from dlprobe.probes import GroupMoments, HeadBatch, HeadSpec, default_grid, fit_heads
-from dlprobe.probes.multihead import panels, poisson_weights
+from dlprobe.probes.multihead import objectives, panels, poisson_weights
 
 WINDOWS, PATCHES, WIDTH, BATCH = 18, 30, 12, 6
 STEPS = WINDOWS // BATCH
@@ -132,8 +132,8 @@ def test_results_stand_in_the_order_of_the_heads_and_panels_do_not_matter(monkey
     data = Data()
     whole = data.fit(HEADS)
     assert [found.spec for found in whole] == HEADS
-    monkeypatch.setattr(panels.cut_panels, "__defaults__", (2,))
-    monkeypatch.setattr(panels, "TILE_NUMBERS", 1)
+    monkeypatch.setattr(panels, "PANEL_COLUMNS", 2)
+    monkeypatch.setattr(objectives, "TILE_NUMBERS", 1)
     for a, b in zip(whole, data.fit(HEADS), strict=True):
         np.testing.assert_allclose(a.weights, b.weights, rtol=1e-4, atol=1e-6)
 
@@ -220,6 +220,103 @@ def test_layers_are_slices_of_the_features():
         data.fit([replace(lower, layer=5)], layers={3: slice(0, 6)})
 
 
+def test_three_classes_learn_three_rows_beside_the_others():
+    data = Data()
+    score = np.where(np.isnan(data.targets["soft"]), -1, data.targets["soft"] > 0.5)
+    lower = data.embeddings[..., 1] > np.median(data.embeddings[..., 1])
+    data.targets["three-class"] = np.where(score > 0, 2, np.where(score < 0, -1, lower)).astype(np.int8)
+    three = [
+        HeadSpec(scheme="three-class", objective=objective, learning_rate=2.0, train_groups=(0, 1))
+        for objective in ("dice-batch", "dice-window")
+    ]
+    first, second, third = data.fit([three[0], HEADS[0], three[1]], epochs=30)
+    np.testing.assert_allclose(second.weights, data.fit([HEADS[0]], epochs=30)[0].weights, rtol=1e-3, atol=1e-4)
+    assert first.flag is third.flag is None
+    assert third.lone_share is not None
+    for found in (first, third):
+        assert found.weights.shape == (3, WIDTH)
+        assert found.bias.shape == (3,)
+        logits = data.embeddings.astype(float) @ found.weights.T + found.bias
+        known = (data.targets["three-class"] >= 0) & np.isin(data.groups, (0, 1))[:, None]
+        assert (logits.argmax(axis=-1) == data.targets["three-class"])[known].mean() > 0.85
+    data.targets["three-class"][data.targets["three-class"] == 1] = 0
+    assert "no patch of class 1" in data.fit([three[0]])[0].flag
+
+
+def test_the_share_of_gradient_from_windows_without_positives_is_told_for_dice_window_only():
+    data = Data()
+    data.targets["hard"][::2] = np.minimum(data.targets["hard"][::2], 0)
+    heads = [replace(HEADS[4], train_groups=(0, 1, 2)), replace(HEADS[0], train_groups=(0, 1, 2))]
+    window, batch = data.fit(heads)
+    assert 0 <= window.lone_share < 1e-3
+    assert batch.lone_share is None
+    data.targets["hard"] = np.minimum(data.targets["hard"], 0)
+    assert data.fit(heads)[0].lone_share == 1
+
+
+def test_watched_heads_keep_their_best_epoch_and_stop_when_they_rest():
+    data = Data()
+    scores = {0: [0.1, 0.5, 0.4, 0.3], 1: [0.1, 0.2, 0.3, 0.4], 2: [0.9, np.nan, 0.2, 0.1]}
+    seen = []
+
+    def watch(epoch, running):
+        seen.append([HEADS.index(head.spec) for head in running])
+        return [scores[i][epoch] for i in seen[-1]]
+
+    found = data.fit(HEADS[:3], epochs=4, watch=watch, patience=2)
+    # in the order of columns: heads 0 and 1 learn "hard", head 2 "soft"
+    assert seen == [[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1]]
+    assert [head.epoch for head in found] == [1, 3, 0]
+    assert [head.score for head in found] == [0.5, 0.4, 0.9]
+    assert [len(head.loss_by_epoch) for head in found] == [4, 4, 3]
+    assert [head.steps for head in found] == [2 * STEPS, 4 * STEPS, STEPS]
+    last = data.fit(HEADS[:3], epochs=4)
+    np.testing.assert_allclose(found[1].weights, last[1].weights, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found[0].weights, last[0].weights, rtol=1e-3)
+    with pytest.raises(ProbeError, match="watch returned 1 scores for 3 heads"):
+        data.fit(HEADS[:3], watch=lambda epoch, running: [0.0])
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_fit_that_was_cut_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path, stop):
+    data = Data()
+    watch = (lambda epoch, running: [-epoch if head.spec == HEADS[2] else epoch for head in running]) if stop else None
+    options = {"epochs": 4, "watch": watch, "patience": 1 if stop else None}
+    whole = data.fit(HEADS, **options)
+    path = tmp_path / "fit.safetensors"
+
+    def cut(done, planned):
+        if done == 2 * STEPS + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        data.fit(HEADS, checkpoint=path, progress=cut, **options)
+    calls = []
+    resumed = data.fit(HEADS, checkpoint=path, progress=lambda done, planned: calls.append(done), **options)
+    assert calls[0] == 2 * STEPS + 1
+    for a, b in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(a.weights, b.weights)
+        assert (a.bias, a.loss_by_epoch, a.epoch, a.flag) == (b.bias, b.loss_by_epoch, b.epoch, b.flag)
+    again = data.fit(HEADS, checkpoint=path, progress=lambda done, planned: calls.append("no"), **options)
+    assert "no" not in calls
+    np.testing.assert_array_equal(again[0].weights, whole[0].weights)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_of_another_fit_and_a_damaged_one_are_refused(tmp_path):
+    data, path = Data(), tmp_path / "fit.safetensors"
+    data.fit(HEADS, checkpoint=path)
+    with pytest.raises(ProbeError, match="other heads, settings or embeddings"):
+        data.fit(HEADS[1:], checkpoint=path)
+    with pytest.raises(ProbeError, match="other heads, settings or embeddings"):
+        Data(seed=1).fit(HEADS, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ProbeError, match="no whole checkpoint"):
+        data.fit(HEADS, checkpoint=path)
+    with pytest.raises(OutputError, match="its folder does not exist"):
+        data.fit(HEADS, checkpoint=tmp_path / "no" / "fit")
+
+
 def test_read_only_embeddings_and_progress():
     data = Data()
     data.embeddings.setflags(write=False)
@@ -248,7 +345,9 @@ def test_poisson_weights_are_poisson_and_depend_on_the_window_alone():
         ({"heads": [replace(HEADS[0], train_groups=(0, 3))]}, "no moments"),
         ({"heads": [replace(HEADS[0], scheme="other")]}, "no targets for scheme 'other'; it has hard, soft"),
         ({"epochs": 0}, "0 steps"),
-        ({"steps_per_epoch": STEPS + 1}, f"has {STEPS} batches, {STEPS + 1} were planned"),
+        ({"steps_per_epoch": STEPS + 1}, f"has {STEPS} batches, {STEPS + 1} planned"),
+        ({"steps_per_epoch": STEPS - 1}, f"has more than {STEPS - 1} planned"),
+        ({"patience": 2}, "patience needs watch"),
         ({"precision": "float8"}, "no precision 'float8'"),
     ],
 )

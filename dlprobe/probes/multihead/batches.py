@@ -104,19 +104,20 @@ class WindowCounter:
     Parameters
     ----------
     heads : sequence of HeadSpec
-        In the order of the columns.
+        In the order of the columns, of which each has one for each of its logits.
     window_weights : {'poisson', 'ones'}
         Whether a head's seed resamples the windows, or each counts once.
     """
 
     def __init__(self, heads: Sequence[HeadSpec], window_weights: WindowWeights) -> None:
+        heads = [head for head in heads for _ in range(head.n_logits)]
         self._folds = sorted({head.train_groups for head in heads})
         self._seeds = sorted({head.seed for head in heads}) if window_weights == "poisson" else []
         self._fold_of = np.array([self._folds.index(head.train_groups) for head in heads])
         self._seed_of = np.array([self._seeds.index(head.seed) for head in heads]) if self._seeds else None
 
     def __call__(self, batch: HeadBatch) -> NDArray[np.float32]:
-        """Return counts of shape (windows, heads)."""
+        """Return counts of shape (windows, columns)."""
         member = np.stack([np.isin(batch.groups, fold) for fold in self._folds], axis=1).astype(np.float32)
         counts: NDArray[np.float32] = member[:, self._fold_of]
         if self._seed_of is not None:

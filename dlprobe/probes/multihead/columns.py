@@ -23,7 +23,7 @@ INITIAL_DEVIATION = 0.01
 
 
 class Folded(NamedTuple):
-    """Weights and bias of every head on the features that the matrix product sees; shapes (heads, width), (heads,)."""
+    """Weights (columns, width) and bias (columns,) on the features that the matrix product sees."""
 
     weights: Tensor
     bias: Tensor
@@ -39,7 +39,7 @@ class Columns:
     Parameters
     ----------
     heads : sequence of HeadSpec
-        In the order of the columns.
+        In the order of the columns, of which each has one for each of its logits.
     moments : GroupMoments
         Of the embeddings.
     common : Standardisation
@@ -65,16 +65,16 @@ class Columns:
         self._own = _own_standardisations(heads, moments, layers)
         inverse, mean = _relative_to(common, self._own)
         of = {key: row for row, key in enumerate(self._own)}
-        rows = torch.tensor([of[_key(head)] for head in heads])
+        rows = torch.tensor([of[_key(head)] for head in heads for _ in range(head.n_logits)])
         self._inverse = torch.as_tensor(inverse, dtype=torch.float32)[rows].to(device)
         self._mean = torch.as_tensor(mean, dtype=torch.float32)[rows].to(device)
-        self._heads = heads
-        width = len(common.mean)
-        initial = np.stack([_initial_weights(head.seed, width) for head in heads])
+        self._row = rows.numpy()
+        initial = np.concatenate([initial_weights(head, len(common.mean)) for head in heads])
+        heads = [head for head in heads for _ in range(head.n_logits)]
         self.weights = torch.as_tensor(initial, dtype=torch.float32, device=device)
         self.bias = torch.zeros(len(heads), device=device)
-        self._weight_velocity = torch.zeros_like(self.weights)
-        self._bias_velocity = torch.zeros_like(self.bias)
+        self.weight_velocity = torch.zeros_like(self.weights)
+        self.bias_velocity = torch.zeros_like(self.bias)
         self._rate = _vector([head.learning_rate for head in heads], device)
         self._cosine = _vector([head.schedule == "cosine" for head in heads], device)
         self._decay = _vector([head.weight_decay for head in heads], device)[:, None]
@@ -90,9 +90,9 @@ class Columns:
 
         Parameters
         ----------
-        weight_gradient : Tensor of float32, shape (heads, width)
+        weight_gradient : Tensor of float32, shape (columns, width)
             With respect to the folded weights at fixed folded bias; it is overwritten.
-        bias_gradient : Tensor of float32, shape (heads,)
+        bias_gradient : Tensor of float32, shape (columns,)
         step : int
             Number of the step, from 0.
         """
@@ -100,18 +100,29 @@ class Columns:
         weight_gradient.addcmul_(self.weights, self._decay)
         fallen = 0.5 * (1 + np.cos(np.pi * step / self._steps))
         rate = self._rate * (1 - self._cosine + self._cosine * fallen)
-        self._weight_velocity.mul_(self._momentum[:, None]).add_(weight_gradient)
-        self._bias_velocity.mul_(self._momentum).add_(bias_gradient)
-        self.weights.addcmul_(self._weight_velocity, rate[:, None], value=-1)
-        self.bias.addcmul_(self._bias_velocity, rate, value=-1)
+        self.weight_velocity.mul_(self._momentum[:, None]).add_(weight_gradient)
+        self.bias_velocity.mul_(self._momentum).add_(bias_gradient)
+        self.weights.addcmul_(self.weight_velocity, rate[:, None], value=-1)
+        self.bias.addcmul_(self.bias_velocity, rate, value=-1)
 
     def raw(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return weights (heads, width) and biases (heads,) on raw embeddings, folded in float64."""
+        """Return weights (columns, width) and biases (columns,) on raw embeddings, folded in float64."""
         weights = self.weights.to("cpu", torch.float64).numpy()
-        bias = self.bias.to("cpu", torch.float64).numpy().copy()
-        own = [self._own[_key(head)] for head in self._heads]
-        folded = weights * np.stack([each.inverse for each in own])
-        return folded, bias - (folded * np.stack([each.mean for each in own])).sum(axis=1)
+        bias = self.bias.to("cpu", torch.float64).numpy()
+        own = list(self._own.values())
+        folded: NDArray[np.float64] = weights * np.stack([each.inverse for each in own])[self._row]
+        return folded, bias - (folded * np.stack([each.mean for each in own])[self._row]).sum(axis=1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that training changes, by name; they are the originals."""
+        return {name: getattr(self, name) for name in ("weights", "bias", "weight_velocity", "bias_velocity")}
+
+    def keep(self, columns: NDArray[np.int64]) -> None:
+        """Forget all columns but these."""
+        chosen = torch.from_numpy(columns).to(self.weights.device)
+        for name in (*self.state(), "_inverse", "_mean", "_rate", "_cosine", "_decay", "_momentum"):
+            setattr(self, name, getattr(self, name)[chosen])
+        self._row = self._row[columns]
 
 
 def _key(head: HeadSpec) -> tuple[tuple[int, ...], int]:
@@ -143,8 +154,9 @@ def _relative_to(
     return inverse, mean
 
 
-def _initial_weights(seed: int, width: int) -> NDArray[np.float64]:
-    return np.random.default_rng(seed).normal(0, INITIAL_DEVIATION, width)
+def initial_weights(head: HeadSpec, width: int) -> NDArray[np.float64]:
+    """Return the weights (logits, width) on standardised features from which a head starts."""
+    return np.random.default_rng(head.seed).normal(0, INITIAL_DEVIATION, (head.n_logits, width))
 
 
 def _vector(values: Sequence[float], device: torch.device) -> Tensor:

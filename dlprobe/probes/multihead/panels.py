@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from dlprobe.probes.losses import dice_terms
+from dlprobe.probes.multihead.objectives import Importance, Objective, objective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
     from dlprobe.probes.heads import HeadSpec
     from dlprobe.probes.multihead.columns import Folded
+    from dlprobe.probes.multihead.objectives import Labels
 
 #: Columns of one matrix product. It bounds memory: a panel holds one number for each of its columns and patches.
 PANEL_COLUMNS = 512
-#: Numbers of a tile between the matrix products, so that it stays in the cache of the processor.
-TILE_NUMBERS = 1 << 18
 
 
 class Run(NamedTuple):
@@ -31,25 +30,30 @@ class Run(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Columns that go through one matrix product; `columns` counts from the first head."""
+    """Columns that go through one matrix product; `columns` counts from the first of all."""
 
     columns: slice
     runs: tuple[Run, ...]
 
 
 class Gradients(NamedTuple):
-    """Loss and gradients of all heads for one batch; shapes (heads,), (heads, width), (heads,)."""
+    """Loss and gradients of all columns for one batch.
+
+    Parameters
+    ----------
+    loss : Tensor, shape (columns,)
+        The columns of a head with several classes all have the head's loss.
+    weights : Tensor, shape (columns, width)
+    bias : Tensor, shape (columns,)
+    lone, all : Tensor, shape (columns,)
+        Sum of absolute gradients by logit, over windows without positives and over all; only for ``dice-window``.
+    """
 
     loss: Tensor
     weights: Tensor
     bias: Tensor
-
-
-class Labels(NamedTuple):
-    """Targets of a batch: for each scheme target and membership of every patch (n, patches, 2), and its type."""
-
-    basis: Mapping[str, Tensor]
-    positives: Mapping[str, Tensor]
+    lone: Tensor
+    all: Tensor
 
 
 def column_order(heads: Sequence[HeadSpec]) -> list[int]:
@@ -57,17 +61,21 @@ def column_order(heads: Sequence[HeadSpec]) -> list[int]:
     return sorted(range(len(heads)), key=lambda i: (heads[i].objective, heads[i].scheme))
 
 
-def cut_panels(heads: Sequence[HeadSpec], panel_columns: int = PANEL_COLUMNS) -> list[Panel]:
-    """Cut ordered heads into panels, and these into runs."""
-    panels = []
-    for start in range(0, len(heads), panel_columns):
-        inside = heads[start : start + panel_columns]
-        kinds = [(head.objective, head.scheme) for head in inside]
-        firsts = [i for i in range(len(inside)) if i == 0 or kinds[i] != kinds[i - 1]]
-        lasts = [*firsts[1:], len(inside)]
-        runs = tuple(Run(slice(a, b), *kinds[a]) for a, b in zip(firsts, lasts, strict=True))
-        panels.append(Panel(slice(start, start + len(inside)), runs))
-    return panels
+def cut_panels(heads: Sequence[HeadSpec]) -> list[Panel]:
+    """Cut ordered heads into panels of at most `PANEL_COLUMNS` columns, and these into runs."""
+    panels: list[Panel] = []
+    start, runs, end = 0, list[Run](), 0
+    for head in heads:
+        if end - start + head.n_logits > PANEL_COLUMNS and runs:
+            panels.append(Panel(slice(start, end), tuple(runs)))
+            start, runs = end, []
+        inside = slice(end - start, end - start + head.n_logits)
+        if runs and (runs[-1].objective, runs[-1].scheme) == (head.objective, head.scheme):
+            runs[-1] = runs[-1]._replace(columns=slice(runs[-1].columns.start, inside.stop))
+        else:
+            runs.append(Run(inside, head.objective, head.scheme))
+        end += head.n_logits
+    return [*panels, Panel(slice(start, end), tuple(runs))]
 
 
 class PanelEngine:
@@ -80,7 +88,7 @@ class PanelEngine:
     width : int
         Numbers per patch.
     smooth : float
-        Smoothing of Dice.
+        Smoothing of region losses.
     dtype : torch.dtype
         Of the operands of the matrix products.
     device : torch.device
@@ -90,17 +98,17 @@ class PanelEngine:
         self, heads: Sequence[HeadSpec], width: int, smooth: float, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._panels = cut_panels(heads)
-        self._smooth = smooth
+        self._objectives: dict[tuple[str, str], Objective] = {
+            (head.objective, head.scheme): objective(head.objective, head.n_logits, smooth) for head in heads
+        }
         self._dtype = dtype
-        self._positive_weight = torch.tensor([head.positive_weight for head in heads], device=device)
+        positive = [head.positive_weight for head in heads for _ in range(head.n_logits)]
+        self._positive_weight = torch.tensor(positive, dtype=torch.float32, device=device)
         self._logits = torch.empty(0, dtype=dtype, device=device)
-        self._gradients = Gradients(
-            torch.empty(len(heads), device=device),
-            torch.empty((len(heads), width), device=device),
-            torch.empty(len(heads), device=device),
-        )
+        columns = len(positive)
+        self._gradients = Gradients(*(torch.zeros(shape, device=device) for shape in _shapes(columns, width)))
 
-    def __call__(self, rows: Tensor, folded: Folded, labels: Labels, counts: Tensor) -> Gradients:
+    def __call__(self, rows: Tensor, folded: Folded, labels: Mapping[str, Labels], counts: Tensor) -> Gradients:
         """Return loss and gradients, valid until the next call.
 
         Parameters
@@ -108,11 +116,11 @@ class PanelEngine:
         rows : Tensor, shape (windows * patches, width)
             Standardised embeddings.
         folded : Folded
-            Weights and bias of the heads on `rows`.
-        labels : Labels
-            Targets of the patches.
-        counts : Tensor, shape (windows, heads)
-            How many times each window counts for each head.
+            Weights and bias of the columns on `rows`.
+        labels : mapping of str to Labels
+            Targets of the patches under each scheme.
+        counts : Tensor, shape (windows, columns)
+            How many times each window counts for each column.
 
         Returns
         -------
@@ -123,13 +131,15 @@ class PanelEngine:
             for each in self._gradients:
                 each.zero_()
             return self._gradients
-        weights = folded.weights.to(self._dtype)
+        weights, bias = folded.weights.to(self._dtype), folded.bias.to(self._dtype)
         for panel in self._panels:
             logits = self._buffer(len(counts), rows, panel)
-            self._forward(rows, weights[panel.columns], folded.bias[panel.columns], logits)
+            flat = logits.view(len(rows), -1)
+            torch.addmm(bias[panel.columns], rows, weights[panel.columns].T, out=flat)
             for run in panel.runs:
-                self._differentiate(logits[..., run.columns], run, panel, labels, counts)
-            self._backward(rows, logits, panel)
+                self._differentiate(logits[..., run.columns], run, panel.columns.start, labels[run.scheme], counts)
+            self._gradients.weights[panel.columns] = flat.T @ rows
+            self._gradients.bias[panel.columns] = flat.sum(dim=0, dtype=torch.float32)
         return self._gradients
 
     def _buffer(self, n_windows: int, rows: Tensor, panel: Panel) -> Tensor:
@@ -139,47 +149,19 @@ class PanelEngine:
             self._logits = torch.empty(needed, dtype=self._dtype, device=rows.device)
         return self._logits[:needed].view(n_windows, len(rows) // n_windows, n_columns)
 
-    def _forward(self, rows: Tensor, weights: Tensor, bias: Tensor, logits: Tensor) -> None:
-        flat = logits.view(len(rows), -1)
-        torch.addmm(bias.to(self._dtype), rows, weights.T, out=flat)
-
-    def _differentiate(self, logits: Tensor, run: Run, panel: Panel, labels: Labels, counts: Tensor) -> None:
-        """Turn the logits of a run into gradients by logit, in place, and note its loss."""
-        start = panel.columns.start
-        heads = slice(start + run.columns.start, start + run.columns.stop)
-        basis = labels.basis[run.scheme]
-        tiles = _tiles(logits)
-        sums = torch.cat([_sums(logits[tile].sigmoid_(), basis[tile]) for tile in tiles])
-        loss, coefficients = self._dice(run, heads, sums, labels.positives[run.scheme], counts[:, heads])
-        for tile in tiles:
-            probabilities = logits[tile]
-            slopes = basis[tile] @ coefficients[tile].to(self._dtype)
-            probabilities.addcmul_(probabilities, probabilities, value=-1).mul_(slopes)
-        self._gradients.loss[heads] = loss
-
-    def _dice(self, run: Run, heads: slice, sums: Tensor, positives: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each column, and slope and level by window and column, shape (windows, 2, columns)."""
-        heavier = self._positive_weight[heads]
+    def _differentiate(self, logits: Tensor, run: Run, start: int, labels: Labels, counts: Tensor) -> None:
+        """Turn the logits of a run into gradients by logit, in place, and note its losses."""
+        columns = slice(start + run.columns.start, start + run.columns.stop)
+        importance = Importance(counts[:, columns], self._positive_weight[columns])
+        minimised = self._objectives[run.objective, run.scheme]
+        self._gradients.loss[columns] = minimised.differentiate(logits, labels, importance)
         if run.objective == "dice-window":
-            share = counts / counts.sum(dim=0).clamp_min(1)
-            each = dice_terms(sums[:, 0], sums[:, 1], positives[:, None], smooth=self._smooth, positive_weight=heavier)
-            return (share * each.loss).sum(dim=0), torch.stack([share * each.slope, share * each.level], dim=1)
-        total = torch.einsum("nh,nkh->kh", counts, sums)
-        terms = dice_terms(total[0], total[1], positives @ counts, smooth=self._smooth, positive_weight=heavier)
-        return terms.loss, torch.stack([counts * terms.slope, counts * terms.level], dim=1)
-
-    def _backward(self, rows: Tensor, gradients: Tensor, panel: Panel) -> None:
-        flat = gradients.view(len(rows), -1)
-        self._gradients.weights[panel.columns] = flat.T @ rows
-        self._gradients.bias[panel.columns] = flat.sum(dim=0, dtype=torch.float32)
+            sizes = logits.abs().sum(dim=1, dtype=torch.float32)
+            lone = (labels.sums[:, -2] == 0).float()
+            self._gradients.lone[columns] = lone @ sizes
+            self._gradients.all[columns] = sizes.sum(dim=0)
 
 
-def _tiles(logits: Tensor) -> list[slice]:
-    n_windows, patches, columns = logits.shape
-    step = n_windows if logits.is_cuda else max(1, TILE_NUMBERS // (patches * columns))
-    return [slice(start, min(start + step, n_windows)) for start in range(0, n_windows, step)]
-
-
-def _sums(probabilities: Tensor, basis: Tensor) -> Tensor:
-    """Return sums over patches of target times probability, and of probability; float32, (windows, 2, columns)."""
-    return (basis.transpose(1, 2) @ probabilities).float()
+def _shapes(columns: int, width: int) -> list[tuple[int, ...]]:
+    """Return the shapes of the fields of `Gradients`."""
+    return [(columns,), (columns, width), (columns,), (columns,), (columns,)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from dlprobe.errors import ProbeError
+from dlprobe.errors import OutputError, ProbeError
 from dlprobe.probes.losses import SMOOTH, target_basis
 from dlprobe.probes.multihead.batches import (
     HeadBatch,
@@ -19,7 +19,9 @@ from dlprobe.probes.multihead.batches import (
     check_batch,
 )
 from dlprobe.probes.multihead.columns import Columns
-from dlprobe.probes.multihead.panels import Gradients, Labels, PanelEngine, column_order
+from dlprobe.probes.multihead.ledger import FittedHead, Ledger, identity_of_fit, read_checkpoint, write_checkpoint
+from dlprobe.probes.multihead.objectives import Labels
+from dlprobe.probes.multihead.panels import Gradients, PanelEngine, column_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,36 +31,10 @@ if TYPE_CHECKING:
     from dlprobe.probes.heads import HeadSpec
     from dlprobe.probes.moments import GroupMoments
 
+    Watch = Callable[[int, Sequence[FittedHead]], Sequence[float]]
+
 Precision = Literal["float32", "bfloat16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FittedHead:
-    """A head after training.
-
-    Parameters
-    ----------
-    spec : HeadSpec
-        Its key.
-    weights : ndarray of float64, shape (width,)
-        On raw embeddings.
-    bias : float
-        On raw embeddings.
-    loss_by_epoch : tuple of float
-        Mean over the steps of each epoch.
-    steps : int
-        Steps taken.
-    flag : str or None
-        Why the head is not to be trusted; None if nothing is wrong with it.
-    """
-
-    spec: HeadSpec
-    weights: NDArray[np.float64]
-    bias: float
-    loss_by_epoch: tuple[float, ...]
-    steps: int
-    flag: str | None = None
 
 
 def fit_heads(
@@ -73,6 +49,9 @@ def fit_heads(
     device: str = "cpu",
     window_weights: WindowWeights = "poisson",
     layers: Mapping[int, slice] | None = None,
+    watch: Watch | None = None,
+    patience: int | None = None,
+    checkpoint: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[FittedHead]:
     """Fit all heads at once: each batch is read once, and multiplied once forward and once backward.
@@ -83,7 +62,8 @@ def fit_heads(
     Parameters
     ----------
     batches : callable
-        Called with the number of the epoch, returns its batches; one batch is one step of every head.
+        Called with the number of the epoch, returns its batches; one batch is one step of every head. An epoch must
+        give the same batches each time it is asked for, so that a resumed fit is the same fit.
     heads : sequence of HeadSpec
         No two alike.
     moments : GroupMoments
@@ -92,7 +72,7 @@ def fit_heads(
     steps_per_epoch : int
         Batches in an epoch; the learning rate's schedule is laid out over all of them.
     smooth : float
-        Smoothing of Dice.
+        Smoothing of Dice and Tversky.
     precision : {'float32', 'bfloat16'}
     device : str
         ``cpu`` or a CUDA device.
@@ -100,6 +80,13 @@ def fit_heads(
         Whether the seed of a head resamples the windows (see `poisson_weights`), or each counts once.
     layers : mapping of int to slice, optional
         Which features each layer number of a head stands for; -1 is all of them.
+    watch : callable, optional
+        Called after each epoch with its number and the running heads as they are then, returns a score for each,
+        higher being better. Every head then ends with the weights of its best epoch, not of its last.
+    patience : int, optional
+        A head whose score has not grown for so many epochs is stopped and costs nothing from then on.
+    checkpoint : str or Path, optional
+        Written after each epoch; if it exists, the fit goes on from it.
     progress : callable, optional
         Called after every step with the steps taken and the steps planned.
 
@@ -112,145 +99,203 @@ def fit_heads(
     ------
     ProbeError
         If heads are double or none, a training group has no moments, a batch does not fit, an epoch has another number
-        of batches than `steps_per_epoch`, or the device is absent.
+        of batches than `steps_per_epoch`, the device is absent, or the checkpoint belongs to another fit.
+    OutputError
+        If the folder of the checkpoint does not exist.
     """
-    fit = _Fit(
-        heads,
-        moments,
-        steps=epochs * steps_per_epoch,
-        smooth=smooth,
-        precision=precision,
-        device_name=device,
-        window_weights=window_weights,
-        layers=layers or {},
-    )
-    for epoch in range(epochs):
-        taken = 0
-        for batch in batches(epoch):
-            if taken == steps_per_epoch:
-                break
-            fit.step(batch)
-            taken += 1
-            if progress is not None:
-                progress(fit.steps, epochs * steps_per_epoch)
-        if taken != steps_per_epoch:
-            msg = f"epoch {epoch} has {taken} batches, {steps_per_epoch} were planned; correct steps_per_epoch"
-            raise ProbeError(msg)
-        fit.close_epoch(steps_per_epoch)
-    return fit.results()
+    settings = {
+        "epochs": epochs,
+        "steps_per_epoch": steps_per_epoch,
+        "smooth": smooth,
+        "precision": precision,
+        "window_weights": window_weights,
+        "layers": {str(layer): [part.start, part.stop, part.step] for layer, part in (layers or {}).items()},
+        "patience": patience,
+        "watched": watch is not None,
+    }
+    _check(heads, settings)
+    fit = _Fit(heads, moments, settings, _device(device), layers or {})
+    store = _Store(checkpoint, identity_of_fit(heads, moments, settings)) if checkpoint is not None else None
+    start = store.restore(fit) if store else 0
+    for epoch in range(start, epochs):
+        if not fit.index:
+            break
+        fit.epoch(epoch, batches(epoch), progress)
+        fit.close_epoch(epoch, watch, patience)
+        if store:
+            store.write(fit, epoch + 1)
+    return [fit.ledger.fitted(i) for i in range(len(heads))]
 
 
 class _Fit:
-    """The state of a running fit; its arrays are in the order of columns, not of the caller's heads."""
+    """The state of a running fit: the running heads, in the order of columns, and the ledger of all."""
 
     def __init__(
         self,
         heads: Sequence[HeadSpec],
         moments: GroupMoments,
-        *,
-        steps: int,
-        smooth: float,
-        precision: Precision,
-        device_name: str,
-        window_weights: WindowWeights,
+        settings: Mapping[str, Any],
+        device: torch.device,
         layers: Mapping[int, slice],
     ) -> None:
-        _check(heads, steps, precision)
-        self.device = _device(device_name)
-        self.order = column_order(heads)
-        self.heads = [heads[i] for i in self.order]
-        self.schemes = sorted({head.scheme for head in heads})
-        self.dtype = _DTYPES[precision]
+        self.settings = settings
+        self.device = device
+        self.dtype = _DTYPES[settings["precision"]]
         self.width = moments.sum.shape[1]
+        self.steps_per_epoch: int = settings["steps_per_epoch"]
+        self.ledger = Ledger(heads, settings["epochs"], self.steps_per_epoch, self.width)
+        self.index = column_order(heads)
         common = moments.standardisation(sorted({group for head in heads for group in head.train_groups}))
-        features = {-1: slice(0, self.width), **layers}
-        self.columns = Columns(self.heads, moments, common=common, layers=features, steps=steps, device=self.device)
-        self.standardise = Standardiser(common, self.dtype, self.device)
-        self.count = WindowCounter(self.heads, window_weights)
-        self.engine = PanelEngine(self.heads, self.width, smooth, self.dtype, self.device)
-        self.steps = 0
-        self.loss = torch.zeros(len(heads), device=self.device)
-        self.losses: list[NDArray[np.float32]] = []
-        self.seen = np.zeros((2, len(heads)))
+        self.columns = Columns(
+            self.heads,
+            moments,
+            common=common,
+            layers={-1: slice(0, self.width), **layers},
+            steps=settings["epochs"] * self.steps_per_epoch,
+            device=device,
+        )
+        self.standardise = Standardiser(common, self.dtype, device)
+        self._arrange()
 
-    def step(self, batch: HeadBatch) -> None:
+    @property
+    def heads(self) -> list[HeadSpec]:
+        """The running heads, in the order of columns."""
+        return [self.ledger.heads[i] for i in self.index]
+
+    def _arrange(self) -> None:
+        """Lay out the columns of the running heads."""
+        heads = self.heads
+        self.classes = {head.scheme: head.n_logits for head in heads}
+        self.schemes = sorted(self.classes)
+        self.counter = WindowCounter(heads, self.settings["window_weights"])
+        self.engine = PanelEngine(heads, self.width, self.settings["smooth"], self.dtype, self.device)
+        self.at = self.ledger.columns_of(self.index)
+        self.kind = [(head.scheme, each) for head in heads for each in range(head.n_logits)]
+        self.starts = np.cumsum([0, *(head.n_logits for head in heads)])[:-1]
+        self.totals = torch.zeros((3, len(self.at)), device=self.device)
+
+    def epoch(self, epoch: int, batches: Iterable[HeadBatch], progress: Callable[[int, int], None] | None) -> None:
+        """Take the steps of one epoch."""
+        taken = 0
+        planned = self.settings["epochs"] * self.steps_per_epoch
+        self.totals.zero_()
+        for batch in batches:
+            if taken < self.steps_per_epoch:
+                self.step(batch, epoch * self.steps_per_epoch + taken, first=epoch == 0)
+            taken += 1
+            if taken > self.steps_per_epoch:
+                break
+            if progress is not None:
+                progress(epoch * self.steps_per_epoch + taken, planned)
+        if taken != self.steps_per_epoch:
+            found = "more than" if taken > self.steps_per_epoch else f"{taken} batches,"
+            msg = f"epoch {epoch} has {found} {self.steps_per_epoch} planned; correct steps_per_epoch"
+            raise ProbeError(msg)
+
+    def step(self, batch: HeadBatch, number: int, *, first: bool) -> None:
+        """Take one step of all running heads."""
         check_batch(batch, self.schemes, self.width)
-        counts = self.count(batch)
+        counts = self.counter(batch)
         used = counts.max(axis=1) > 0
         if not used.all():
             batch, counts = batch.take(used), counts[used]
-        labels = self._labels(batch)
-        self._note_targets(labels, counts)
-        found: Gradients = self.engine(
-            self.standardise(batch.embeddings),
-            self.columns.folded(),
-            labels,
-            torch.from_numpy(counts).to(self.device),
-        )
-        self.loss += found.loss
-        self.columns.update(found.weights, found.bias, self.steps)
-        self.steps += 1
+        labels = {scheme: self._labels(batch.targets[scheme], self.classes[scheme]) for scheme in self.schemes}
+        if first:
+            self._note_targets(labels, counts)
+        times = torch.from_numpy(counts).to(self.device)
+        found: Gradients = self.engine(self.standardise(batch.embeddings), self.columns.folded(), labels, times)
+        self.totals += torch.stack([found.loss, found.lone, found.all])
+        self.columns.update(found.weights, found.bias, number)
 
-    def _labels(self, batch: HeadBatch) -> Labels:
-        targets = {scheme: as_tensor(batch.targets[scheme]).to(self.device) for scheme in self.schemes}
-        whole = {scheme: target_basis(each, torch.float32) for scheme, each in targets.items()}
-        return Labels(
-            {scheme: basis.to(self.dtype) for scheme, basis in whole.items()},
-            {scheme: basis[..., 0].sum(dim=1) for scheme, basis in whole.items()},
-        )
+    def _labels(self, targets: NDArray[np.generic], classes: int) -> Labels:
+        basis = target_basis(as_tensor(targets).to(self.device), torch.float32, classes)
+        return Labels(basis.to(self.dtype), basis.sum(dim=1))
 
-    def _note_targets(self, labels: Labels, counts: NDArray[np.float32]) -> None:
-        """Add up how many positive and negative patches each head has been shown."""
-        if self.losses:  # the first epoch has shown them all
-            return
-        positive = {scheme: sums.cpu().numpy() for scheme, sums in labels.positives.items()}
-        known = {
-            scheme: basis[..., 1].sum(dim=1, dtype=torch.float32).cpu().numpy()
-            for scheme, basis in labels.basis.items()
-        }
-        column = [self.schemes.index(head.scheme) for head in self.heads]
-        positives = np.stack([positive[scheme] for scheme in self.schemes], axis=1)
-        knowns = np.stack([known[scheme] for scheme in self.schemes], axis=1)
-        self.seen[0] += np.einsum("nh,nh->h", counts, positives[:, column])
-        self.seen[1] += np.einsum("nh,nh->h", counts, (knowns - positives)[:, column])
+    def _note_targets(self, labels: Mapping[str, Labels], counts: NDArray[np.float32]) -> None:
+        """Add up how many positive and negative patches each column has been shown."""
+        sums = {scheme: each.sums.cpu().numpy() for scheme, each in labels.items()}
+        positive = np.stack([sums[scheme][:, each] for scheme, each in self.kind], axis=1)
+        known = np.stack([sums[scheme][:, -1] for scheme, _ in self.kind], axis=1)
+        self.ledger.shown[0, self.at] += np.einsum("nc,nc->c", counts, positive)
+        self.ledger.shown[1, self.at] += np.einsum("nc,nc->c", counts, known - positive)
 
-    def close_epoch(self, steps: int) -> None:
-        self.losses.append((self.loss / steps).cpu().numpy())
-        self.loss.zero_()
-
-    def results(self) -> list[FittedHead]:
+    def close_epoch(self, epoch: int, watch: Watch | None, patience: int | None) -> None:
+        """Note losses and weights; with `watch`, keep the best weights of each head and stop those that rest."""
+        ledger = self.ledger
+        totals = self.totals.cpu().numpy()
+        ledger.loss[epoch, self.index] = totals[0, self.starts] / self.steps_per_epoch
+        ledger.gradient[:, self.at] += totals[1:]
+        ledger.trained[self.index] = epoch + 1
         weights, bias = self.columns.raw()
-        by_epoch = np.stack(self.losses)
-        fitted = {
-            column: FittedHead(
-                spec=head,
-                weights=weights[column],
-                bias=float(bias[column]),
-                loss_by_epoch=tuple(by_epoch[:, column].tolist()),
-                steps=self.steps,
-                flag=_flag(by_epoch[:, column], weights[column], bias[column], self.seen[:, column]),
+        now = dict(
+            zip(
+                self.index,
+                zip(np.split(weights, self.starts[1:]), np.split(bias, self.starts[1:]), strict=True),
+                strict=True,
             )
-            for column, head in enumerate(self.heads)
-        }
-        return [fitted[column] for column in np.argsort(self.order)]
+        )
+        if watch is not None:
+            scores = watch(epoch, [ledger.describe(i, epoch, *each) for i, each in now.items()])
+            if len(scores) != len(now):
+                msg = f"watch returned {len(scores)} scores for {len(now)} heads; return one for each, in their order"
+                raise ProbeError(msg)
+            now = {i: each for (i, each), score in zip(now.items(), scores, strict=True) if self._note(i, score)}
+        for i, each in now.items():
+            ledger.keep(i, epoch, *each)
+        if watch is not None and patience is not None:
+            self._stop([i for i in self.index if epoch - ledger.epoch[i] >= patience])
+
+    def _note(self, index: int, score: float) -> bool:
+        better = self.ledger.improves(index, score)
+        if better:
+            self.ledger.score[index] = score
+        return better
+
+    def _stop(self, resting: Sequence[int]) -> None:
+        """Go on without some of the running heads."""
+        if not resting:
+            return
+        self.ledger.running[list(resting)] = 0
+        sizes = [head.n_logits for head in self.heads]
+        going = np.isin(self.index, resting, invert=True)
+        self.index = [i for i in self.index if self.ledger.running[i]]
+        if self.index:
+            self.columns.keep(np.flatnonzero(np.repeat(going, sizes)))
+            self._arrange()
 
 
-def _flag(
-    losses: NDArray[np.float32], weights: NDArray[np.float64], bias: float, seen: NDArray[np.float64]
-) -> str | None:
-    positives, negatives = seen
-    if not positives and not negatives:
-        return "all patches of its training windows are ignored"
-    if not positives or not negatives:
-        return f"its training windows hold no {'negative' if positives else 'positive'} patch"
-    if not np.isfinite(losses).all():
-        return f"its loss is not finite from epoch {int(np.argmin(np.isfinite(losses)))} on"
-    if not (np.isfinite(weights).all() and np.isfinite(bias)):
-        return "its weights are not finite"
-    return None
+class _Store:
+    """The checkpoint of a fit."""
+
+    def __init__(self, path: str | Path, identity: str) -> None:
+        self.path = Path(path)
+        self.identity = identity
+        if not self.path.parent.is_dir():
+            msg = f"cannot write a checkpoint to {path}: its folder does not exist"
+            raise OutputError(msg)
+
+    def write(self, fit: _Fit, epochs_done: int) -> None:
+        state = {f"column.{name}": each.cpu().numpy() for name, each in fit.columns.state().items()}
+        ledger = {f"ledger.{name}": each for name, each in fit.ledger.arrays().items()}
+        write_checkpoint(self.path, {**state, **ledger}, self.identity, epochs_done)
+
+    def restore(self, fit: _Fit) -> int:
+        """Bring a fit to where the checkpoint left it; return how many epochs are done, 0 without a checkpoint."""
+        if not self.path.exists():
+            return 0
+        arrays, epochs_done = read_checkpoint(self.path, self.identity)
+        for name, each in fit.ledger.arrays().items():
+            if name != "running":
+                each[...] = arrays[f"ledger.{name}"]
+        fit._stop(np.flatnonzero(arrays["ledger.running"] == 0).tolist())
+        if fit.index:
+            for name, tensor in fit.columns.state().items():
+                tensor.copy_(torch.from_numpy(arrays[f"column.{name}"]))
+        return epochs_done
 
 
-def _check(heads: Sequence[HeadSpec], steps: int, precision: str) -> None:
+def _check(heads: Sequence[HeadSpec], settings: Mapping[str, Any]) -> None:
+    steps = settings["epochs"] * settings["steps_per_epoch"]
     if not heads:
         msg = "there are no heads to fit; give at least one HeadSpec"
         raise ProbeError(msg)
@@ -261,8 +306,11 @@ def _check(heads: Sequence[HeadSpec], steps: int, precision: str) -> None:
     if steps < 1:
         msg = f"a fit of {steps} steps was asked for; epochs and steps_per_epoch must be 1 or more"
         raise ProbeError(msg)
-    if precision not in _DTYPES:
-        msg = f"no precision {precision!r}; write one of {', '.join(_DTYPES)}"
+    if settings["precision"] not in _DTYPES:
+        msg = f"no precision {settings['precision']!r}; write one of {', '.join(_DTYPES)}"
+        raise ProbeError(msg)
+    if settings["patience"] is not None and not settings["watched"]:
+        msg = "patience needs watch, which says how good a head is; give both or neither"
         raise ProbeError(msg)
 
 

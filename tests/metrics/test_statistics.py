@@ -5,7 +5,15 @@ import pytest
 from scipy import stats
 
 from dlprobe.errors import MetricError
-from dlprobe.metrics import bootstrap_mean, holm, paired_difference, sign_flip_p, source_means, studentized_intervals
+from dlprobe.metrics import (
+    bootstrap_mean,
+    holm,
+    paired_difference,
+    ratio_interval,
+    sign_flip_p,
+    source_means,
+    studentized_intervals,
+)
 
 # Beta(.5, 2) is how F1 by source looks under a weak probe: skewed, in [0, 1], many values near 0.
 NOISE = {
@@ -27,6 +35,51 @@ def coverage(noise, n, datasets, seed, resamples=1999):
 @pytest.mark.parametrize("n", [10, 20, 50])
 def test_intervals_cover_93_to_97_percent(noise, n):
     assert 0.93 <= coverage(noise, n, datasets=2000, seed=11) <= 0.97
+
+
+def micro_iou(rng, size):
+    """Intersections and unions of sources whose regions differ in size by a factor of ten."""
+    unions = rng.lognormal(0.0, 0.8, size=size)
+    return unions * rng.beta(2.0, 1.5, size=size), unions
+
+
+@pytest.mark.parametrize("n", [10, 20, 50])
+def test_intervals_of_a_micro_iou_cover_93_to_97_percent(n):
+    numerators, unions = micro_iou(np.random.default_rng([3, n]), (2000, n))
+    low, high = studentized_intervals(numerators, unions, resamples=1999)
+    assert 0.93 <= np.mean((low <= 2 / 3.5) & (high >= 2 / 3.5)) <= 0.97
+
+
+def test_a_ratio_over_equal_sizes_is_a_mean():
+    values = np.random.default_rng(6).random(12)
+    assert ratio_interval(3 * values, np.full(12, 3.0)) == pytest.approx(bootstrap_mean(values), rel=1e-9)
+
+
+def test_a_ratio_agrees_with_a_naive_bootstrap_t():
+    above, below = micro_iou(np.random.default_rng(8), 15)
+
+    def error(a, b):
+        residuals = a - a.sum() / b.sum() * b
+        return np.sqrt(15 / 14 * (residuals**2).sum()) / b.sum()
+
+    ratio, ts = above.sum() / below.sum(), []
+    for rows in np.random.default_rng(99).integers(0, 15, (10_000, 15)):
+        a, b = above[rows], below[rows]
+        ts.append((a.sum() / b.sum() - ratio) / error(a, b))
+    t_low, t_high = np.quantile(ts, [0.025, 0.975])
+    found = ratio_interval(above, below)
+    assert found.estimate == pytest.approx(ratio)
+    assert found.low == pytest.approx(ratio - t_high * error(above, below), rel=0.03)
+    assert found.high == pytest.approx(ratio - t_low * error(above, below), rel=0.03)
+
+
+def test_sources_without_a_denominator_are_dropped_and_counted():
+    above, below = micro_iou(np.random.default_rng(1), 10)
+    found = ratio_interval(np.append(above, 0.0), np.append(below, 0.0))
+    assert found == ratio_interval(above, below)._replace(dropped=1)
+    assert np.isnan(ratio_interval([0.0], [0.0]).estimate)
+    with pytest.raises(MetricError, match="two finite columns"):
+        ratio_interval([1.0, 2.0], [1.0])
 
 
 def test_a_row_among_many_has_the_interval_it_has_alone():

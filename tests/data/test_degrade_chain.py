@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
@@ -89,6 +89,7 @@ def test_what_people_write_becomes_canonical(written, canonical):
         max_size=4,
     )
 )
+@settings(deadline=None)
 def test_any_chain_survives_its_text(steps):
     chain = Chain(tuple(steps))
     again = Chain.parse(str(chain))

@@ -218,7 +218,7 @@ def test_depths_without_a_white_are_refused(tmp_path, dtype):
 def test_cmyk_is_the_product_of_colour_and_black(tmp_path):
     ink = RNG.integers(0, 256, (9, 14, 4), np.uint8)
     path = tmp_path / "a.tif"
-    Image.fromarray(ink, "CMYK").save(path)
+    Image.frombytes("CMYK", (14, 9), ink.tobytes()).save(path)
     colour, black = 255 - ink[..., :3].astype(float), 255 - ink[..., 3:].astype(float)
     assert_array_equal(read_image(path), np.floor(colour * black / 255 + 0.5))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -29,6 +29,7 @@ region_maps = hnp.arrays(np.uint8, st.just((2, 6, 9)), elements=st.sampled_from(
 
 
 @given(region_maps)
+@settings(deadline=None)
 def test_coverage_against_a_loop(regions):
     found = patch_coverage(regions, 3)
     assert found.shape == (2, 2, 3, 4)
@@ -42,6 +43,7 @@ def test_coverage_against_a_loop(regions):
 
 
 @given(st.lists(st.integers(0, 196), min_size=3, max_size=3))
+@settings(deadline=None)
 def test_coverage_of_14_px_patches_adds_to_255(cuts):
     a, b, c = sorted(cuts)
     values = np.repeat(np.array([0, 1, 2, 255], np.uint8), [a, b - a, c - b, 196 - c]).reshape(14, 14)
@@ -93,6 +95,7 @@ def test_schemes_against_the_truth_table(coverage, pristine, fake, ignored):
 
 @pytest.mark.parametrize("name", list(SCHEMES))
 @given(region_maps)
+@settings(deadline=None)
 def test_labels_against_a_loop(name, regions):
     scheme = SCHEMES[name]
     coverage = patch_coverage(regions, 3)

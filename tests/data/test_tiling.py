@@ -74,6 +74,7 @@ def test_working_size_at_504(height, width, expected):
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([28, 224, 448, 504]))
+@settings(deadline=None)
 def test_working_size_against_a_transcription(height, width, window):
     found = working_size(height, width, window)
     if height >= window and width >= window:
@@ -90,6 +91,7 @@ def test_working_size_against_a_transcription(height, width, window):
 
 
 @given(sides, sides, strides, st.sampled_from(["spread", "cover"]))
+@settings(deadline=None)
 def test_windows_are_distinct_lie_inside_and_reach_both_borders(height, width, stride, tiling):
     boxes = tile(height, width, WINDOW, stride, tiling)
     assert len(set(boxes)) == len(boxes)
@@ -106,7 +108,7 @@ def test_windows_are_distinct_lie_inside_and_reach_both_borders(height, width, s
 
 
 @given(sides, sides, st.integers(1, WINDOW))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_cover_sees_each_pixel_and_steps_by_the_stride(height, width, stride):
     boxes = tile(height, width, WINDOW, stride, "cover")
     seen = [[0] * width for _ in range(height)]
@@ -122,6 +124,7 @@ def test_cover_sees_each_pixel_and_steps_by_the_stride(height, width, stride):
 
 
 @given(sides, strides)
+@settings(deadline=None)
 def test_spread_is_even_and_has_the_designed_number(side, stride):
     found = starts(tile(side, WINDOW, WINDOW, stride, "spread"), 0)
     slack = side - WINDOW

@@ -137,7 +137,7 @@ class ColourJitter(Photometric):
             if factor != 1:
                 image = enhancer(image).enhance(factor)
         if steps := round(self.hue_turns * 256):
-            hsv = np.array(image.convert("HSV"))
-            hsv[..., 0] += np.uint8(steps % 256)  # wraps around, as hue does
-            image = Image.fromarray(hsv, "HSV").convert("RGB")
+            hue, *others = image.convert("HSV").split()
+            turned = np.asarray(hue) + np.uint8(steps % 256)  # wraps around, as hue does
+            image = Image.merge("HSV", (Image.fromarray(turned), *others)).convert("RGB")
         return np.array(image)

@@ -108,7 +108,7 @@ class Layout:
             yield ArrayLayout(name, dims, shape, shape, np.dtype(dtype))
 
 
-def attributes(spec: CacheSpec, pins: Pins, software: Mapping[str, str]) -> dict[str, Any]:
+def attributes(spec: CacheSpec, pins: Pins, software: Mapping[str, str], origin: Mapping[str, str]) -> dict[str, Any]:
     """Return what a cache says of itself, as plain JSON values in a fixed order."""
     import json
 
@@ -119,6 +119,7 @@ def attributes(spec: CacheSpec, pins: Pins, software: Mapping[str, str]) -> dict
         "cache_spec": asdict(spec),
         "pins": asdict(pins),
         "software": dict(software),
+        "origin": dict(origin),
         "window_fields": list(WINDOW_FIELDS),
     }
     plain: dict[str, Any] = json.loads(canonical_json(record))

@@ -45,6 +45,8 @@ class CachePlan:
         The manifest as Parquet.
     reference : ndarray of float32, shape (rows, cols, width)
         Embedding of the reference window.
+    origin : mapping of str to str
+        Where the backbone's weights came from: ``weights``, ``licence``, ``trained_on``; no identity.
     software : mapping of str to str
         Versions of libraries.
     """
@@ -55,6 +57,7 @@ class CachePlan:
     manifest: bytes
     reference: NDArray[np.float32]
     software: Mapping[str, str]
+    origin: Mapping[str, str]
 
     @property
     def layout(self) -> Layout:
@@ -80,6 +83,11 @@ class CacheWriter:
         self.root = store.root
         self.layout = store.layout
         self.blocks = range(shard[0], store.layout.n_blocks, shard[1])
+
+    @property
+    def n_windows(self) -> int:
+        """Windows in the blocks of this shard."""
+        return sum(stop - start for start, stop in map(self.layout.block_range, self.blocks))
 
     @property
     def missing(self) -> list[int]:
@@ -172,8 +180,11 @@ def open_writer(
     IdentityError
         If it is a cache of another identity, or of other pins.
     CacheError
-        If another process writes this shard, or the cache is damaged.
+        If another process writes this shard or in another number of shards, or the cache is damaged.
     """
+    if not 0 <= shard[0] < shard[1]:
+        msg = f"no shard {shard[0]} of {shard[1]}; shards are numbered from 0"
+        raise CacheError(msg)
     _require_ours(root)
     made = not root.exists()
     try:
@@ -208,7 +219,9 @@ def _set_up(root: Path, plan: CachePlan) -> Store:
         for name in STORED_NAMES:
             shutil.rmtree(root / name, ignore_errors=True)  # of a process killed before the root record
         (root / RECORDS).mkdir(exist_ok=True)
-        store = ZarrFolder.create(root, plan.layout, attributes(plan.spec, plan.pins, plan.software), plan.fixed)
+        store = ZarrFolder.create(
+            root, plan.layout, attributes(plan.spec, plan.pins, plan.software, plan.origin), plan.fixed
+        )
         files = {name: Digest.of(root.joinpath(name).read_bytes()) for name in store.fixed_names()}
         write_record(root / RECORDS / ROOT_RECORD, RootRecord(plan.spec.fingerprint, files))
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from dlprobe.errors import BackboneError, DataError
 from dlprobe.extraction.decoding import decoded_ahead
 from dlprobe.extraction.embedding import compute_block, reference_embedding
 from dlprobe.extraction.planning import Plan, plan
+from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
-    from dlprobe.cache import CacheWriter, Reject
+    from dlprobe.cache import CacheWriter, Reject, Shard
 
 Progress = Callable[[int, int], None]
 
@@ -41,13 +43,13 @@ class ExtractionReport:
     path : Path
         Folder of the cache.
     windows : int
-        Windows in the cache.
+        Windows in the cache, or in the shard of it that this run was to fill.
     done : int
         Windows computed by this run, void ones included.
     skipped : int
         Windows that an earlier run had recorded.
     rejected : tuple of Reject
-        Everything in the cache that could not be embedded, with reasons.
+        Everything among them that could not be embedded, with reasons.
     drift : float
         Relative difference of the reference embedding from the one that the cache was begun with; 0 for a new cache.
     """
@@ -91,9 +93,13 @@ def extract(
     seed: int = 0,
     retry_rejects: bool = False,
     allow_mixed: bool = False,
+    shard: Shard = (0, 1),
     progress: Progress | None = None,
 ) -> ExtractionReport:
     """Embed every window of a manifest and keep the result; blocks that are there already are left alone.
+
+    An exception, SIGINT and SIGTERM end it in order: a block that is being written is finished, the others are left to
+    the next run. SIGKILL and a power cut lose the blocks in work and nothing else.
 
     Parameters
     ----------
@@ -111,6 +117,9 @@ def extract(
         Compute blocks with rejected windows anew.
     allow_mixed : bool
         Go on with a cache that was begun under other pins.
+    shard : tuple of int
+        Which of how many: ``(i, n)`` computes every n-th block from block i on. Shards may run at the same time, on
+        one machine or on several that share a file system with locks.
     progress : callable, optional
         Called with the number of windows done and in all.
 
@@ -149,15 +158,14 @@ def extract(
         seed=seed,
     )
     cache_plan = _cache_plan(planned, manifest, backbone)
-    with open_writer(Path(path), cache_plan, allow_mixed=allow_mixed) as writer:
+    with sigterm_raises(), open_writer(Path(path), cache_plan, shard=shard, allow_mixed=allow_mixed) as writer:
         drift = 0.0 if writer.fresh else _relative(writer.reference, cache_plan.reference)
         if retry_rejects:
             _forget_rejects(writer)
         done = _fill(writer, planned, manifest, backbone, progress)
         rejected = tuple(reject for block in writer.blocks for reject in writer.rejects(block))
         _require_some(rejected, writer)
-    n_windows = len(planned.windows)
-    return ExtractionReport(Path(path), n_windows, done, n_windows - done, rejected, drift)
+    return ExtractionReport(Path(path), writer.n_windows, done, writer.n_windows - done, rejected, drift)
 
 
 def _cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CachePlan:
@@ -168,25 +176,42 @@ def _cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CacheP
         manifest=_parquet(manifest),
         reference=reference_embedding(backbone),
         software=_software(),
+        origin={
+            "weights": backbone.weights,
+            "licence": backbone.card.licence,
+            "trained_on": backbone.card.trained_on,
+        },
     )
 
 
 def _fill(writer: CacheWriter, planned: Plan, manifest: Manifest, backbone: Backbone, progress: Progress | None) -> int:
+    """Decode ahead, embed, and write behind: three blocks are in work at a time, each in another stage."""
     layout, missing = writer.layout, writer.missing
-    ranges = [slice(*layout.block_range(block)) for block in missing]
-    left = sum(part.stop - part.start for part in ranges)
-    skipped, done = len(planned.windows) - left, 0
-    if progress:
-        progress(skipped, len(planned.windows))
-    windows = [planned.windows[part] for part in ranges]
-    with decoded_ahead(manifest, windows, layout.spec.model.window_px) as decoded:
-        for block, part, images in zip(missing, ranges, decoded, strict=True):
+    windows = [planned.windows[slice(*layout.block_range(block))] for block in missing]
+    total, left = writer.n_windows, sum(map(len, windows))
+    tell = progress or _silent
+    tell(total - left, total)
+    behind: Future[None] | None = None
+    with (
+        decoded_ahead(manifest, windows, layout.spec.model.window_px) as decoded,
+        ThreadPoolExecutor(1, thread_name_prefix="dlprobe-write") as disk,
+    ):
+        done = total - left
+        for number, (block, images) in enumerate(zip(missing, decoded, strict=True)):
             content = compute_block(backbone, manifest, layout, block, images)
-            writer.write_block(block, content.arrays, content.images, content.rejects)
-            done += part.stop - part.start
-            if progress:
-                progress(skipped + done, len(planned.windows))
-    return done
+            if behind:
+                behind.result()
+                done += len(windows[number - 1])
+                tell(done, total)
+            behind = disk.submit(writer.write_block, block, content.arrays, content.images, content.rejects)
+        if behind:
+            behind.result()
+            tell(total, total)
+    return left
+
+
+def _silent(_done: int, _total: int) -> None:
+    pass
 
 
 def _forget_rejects(writer: CacheWriter) -> None:
@@ -198,7 +223,7 @@ def _forget_rejects(writer: CacheWriter) -> None:
 
 def _require_some(rejected: tuple[Reject, ...], writer: CacheWriter) -> None:
     void = {window for reject in rejected for window in reject.windows}
-    if len(void) < writer.layout.n_windows:
+    if len(void) < writer.n_windows or not void:
         return
     if writer.fresh:
         writer.discard()

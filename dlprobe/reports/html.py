@@ -117,7 +117,7 @@ def _sections(run: Run) -> list[Section]:
         rows,
         [
             "IoU of INPAINTED patches on fakes (higher is better), falsely marked share on authentic images (lower).",
-            "On the patch grid at score 0.5: mean over sources with its 95 % studentized bootstrap interval over sources.",
+            "On the patch grid at score 0.5: mean over sources with its 95 % studentized bootstrap interval.",
             "The column 'everything' is what marking every patch gets.",
         ],
         _data_uri(iou_by_kind(results)),

@@ -2,6 +2,7 @@
 
 from dlprobe.cache.care.describe import describe
 from dlprobe.cache.care.verify import Damage, verify
+from dlprobe.cache.locks import Shard
 from dlprobe.cache.reader import Block, FeatureCache, open_cache
 from dlprobe.cache.records import Reject
 from dlprobe.cache.writer import CachePlan, CacheWriter, open_writer
@@ -13,6 +14,7 @@ __all__ = [
     "Damage",
     "FeatureCache",
     "Reject",
+    "Shard",
     "describe",
     "open_cache",
     "open_writer",

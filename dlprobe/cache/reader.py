@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from dlprobe.cache.buffers import Buffers
 from dlprobe.cache.layout import WINDOW_FIELDS, record_path
 from dlprobe.cache.records import BlockRecord, Reject, read_block_record
 from dlprobe.cache.stores import open_store
@@ -21,7 +22,7 @@ from dlprobe.errors import CacheError, DataError
 from dlprobe.spec import Pins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
     from dlprobe.cache.layout import ArrayLayout
     from dlprobe.spec import CacheSpec, ModelSpec
 
+    Take = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
+
 _JOINED = ("path", "variant", "source_id", "donor_id", "generator", "mask_kind", "split", "dataset")
+#: Embeddings and coverage of the group being read, the one read ahead, and one still in the caller's hands.
+_MOST_BUFFERS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +64,8 @@ class FeatureCache:
     """A cache opened for reading; made by `open_cache`.
 
     It holds no open file and no thread of its own, so that it may be used from several threads and after a fork, and
-    pickled to other processes.
+    pickled to other processes. It keeps the memory of a few arrays that it handed out, to use it again when the caller
+    has dropped them.
 
     Attributes
     ----------
@@ -69,6 +75,8 @@ class FeatureCache:
         Its two identities.
     pins : Pins
         How it is computed.
+    origin : dict of str to str
+        Where the backbone's weights came from (``weights``), their ``licence``, and what they were ``trained_on``.
     software : dict of str to str
         Versions of the libraries that began it.
     shape : tuple of int
@@ -88,10 +96,16 @@ class FeatureCache:
         self.model_spec: ModelSpec = self.cache_spec.model
         self.pins = Pins(**self.store.attrs["pins"])
         self.software: dict[str, str] = dict(self.store.attrs["software"])
+        self.origin: dict[str, str] = dict(self.store.attrs["origin"])
         self.n_blocks = self._layout.n_blocks
         rows, cols, width = self._arrays["embeddings"].shape[1:]
         self.shape: tuple[int, int, int, int] = (self._layout.n_windows, rows, cols, width)
         self._records: dict[int, BlockRecord] = {}
+        self._buffers = Buffers(_MOST_BUFFERS)
+
+    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
+        """Send the path: the other side opens the cache itself."""
+        return FeatureCache, (self.path,)
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -182,7 +196,8 @@ class FeatureCache:
         """
         indices = self._indices(window_indices)
         self._refuse_rejected(indices)
-        return Block(self._gather("embeddings", indices), self._gather("coverage", indices), indices)
+        take = self._buffers.take
+        return Block(self._gather("embeddings", indices, take), self._gather("coverage", indices, take), indices)
 
     def blocks(
         self,
@@ -291,9 +306,9 @@ class FeatureCache:
                     msg = f"window {min(found)} of {self.path} was rejected ({why}); leave it out"
                     raise CacheError(msg)
 
-    def _gather(self, name: str, indices: NDArray[np.int64]) -> NDArray[Any]:
+    def _gather(self, name: str, indices: NDArray[np.int64], take: Take = np.empty) -> NDArray[Any]:
         array = self._arrays[name]
-        out = np.empty((len(indices), *array.chunk[1:]), array.dtype)
+        out = take((len(indices), *array.chunk[1:]), array.dtype)
         for block, parts in _by_block(indices, self.cache_spec.block_windows).items():
             if array.compressed:
                 self._unpack(array, block, parts, out)

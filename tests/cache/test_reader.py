@@ -1,7 +1,8 @@
 """Reading: the same numbers as zarr and xarray, in the order asked for, and never a made-up zero."""
 
+import multiprocessing
 import pickle
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -245,7 +246,22 @@ class TestOpening:
             open_cache(copy)
 
 
-def test_threads_forks_and_pickles(cache, whole):
+# CPython 3.12 and later warn of any fork beside threads; ours hold no lock (2026-11)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_read_the_same(cache, method):
+    expected = cache.read(np.arange(len(cache)))
+    stream = cache.blocks(seed=0, buffer_blocks=1)  # a thread is reading ahead while the process forks
+    next(stream)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+        assert_array_equal(pool.submit(cache.moments).result(timeout=60), cache.moments())
+        found = pool.submit(cache.read, [3, 1]).result(timeout=60)
+    assert_array_equal(found.embeddings, expected.embeddings[[3, 1]])
+    for block in stream:
+        assert_array_equal(block.embeddings, expected.embeddings[block.windows])
+
+
+def test_threads_and_pickles(cache):
     expected = cache.read(np.arange(len(cache))).embeddings
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: cache.read(np.arange(len(cache))).embeddings, range(16)):

@@ -4,8 +4,10 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,88 @@ def test_a_full_disk_is_one_line_and_loses_nothing_recorded(manifest, backbone, 
     assert 0 < len(cache.missing_blocks) < cache.n_blocks
     extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
     assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
+
+
+class TestShards:
+    def test_two_at_once_end_in_the_bytes_of_one(self, manifest, backbone, tmp_path, tree):
+        whole = extract(manifest, backbone, tmp_path / "whole", **SETTINGS)
+        with ThreadPoolExecutor(2) as pool:
+            runs = [
+                pool.submit(extract, manifest, backbone, tmp_path / "cache", shard=(i, 2), **SETTINGS) for i in (0, 1)
+            ]
+            reports = [run.result() for run in runs]
+        assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
+        assert sum(report.done for report in reports) == sum(report.windows for report in reports) == whole.windows
+        assert not list((tmp_path / "cache").rglob(".dlprobe-scratch-*"))
+
+    def test_one_shard_fills_its_blocks_alone(self, manifest, backbone, tmp_path):
+        report = extract(manifest, backbone, tmp_path / "cache", shard=(1, 3), **SETTINGS)
+        cache = open_cache(tmp_path / "cache")
+        assert cache.missing_blocks == [block for block in range(cache.n_blocks) if block % 3 != 1]
+        assert report.done == report.windows == cache.windows["stored"].sum()
+
+    def test_another_shard_s_scratch_files_are_left_alone(self, manifest, backbone, tmp_path):
+        extract(manifest, backbone, tmp_path / "cache", shard=(1, 2), **SETTINGS)
+        scratch = tmp_path / "cache" / "features.zarr" / "regions" / ".dlprobe-scratch-1"
+        scratch.write_text("half a chunk")
+        with (tmp_path / "cache" / "locks" / "shard-1-of-2.lock").open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            extract(manifest, backbone, tmp_path / "cache", shard=(0, 2), **SETTINGS)
+            assert scratch.exists()
+        extract(manifest, backbone, tmp_path / "cache", shard=(0, 2), **SETTINGS)
+        assert not scratch.exists()
+
+    def test_another_number_of_shards_at_the_same_time_is_refused(self, manifest, backbone, tmp_path):
+        extract(manifest, backbone, tmp_path / "cache", shard=(1, 2), **SETTINGS)
+        with (tmp_path / "cache" / "locks" / "shard-1-of-2.lock").open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(CacheError, match="is being written as 2 shards"):
+                extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+        extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+        assert open_cache(tmp_path / "cache").complete
+
+    @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
+    def test_a_shard_that_is_none(self, manifest, backbone, tmp_path, shard):
+        with pytest.raises(CacheError, match="numbered from 0"):
+            extract(manifest, backbone, tmp_path / "cache", shard=shard, **SETTINGS)
+        assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_in_order(projection, tmp_path, tree, number, status):
+    backbone = projection.Projection()
+    manifest = projection.write_images(tmp_path / "images", projection.SIZES * 2)
+    extract(manifest, backbone, tmp_path / "whole", stride_px=40, block_windows=2)
+    code = SIGNALLED.format(folder=str(KILLER.parent), images=str(tmp_path / "images"), cache=str(tmp_path / "cache"))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        run.stdout.readline()
+        run.send_signal(number)
+        assert run.wait(timeout=60) == status
+    cache = open_cache(tmp_path / "cache")
+    assert 0 < len(cache.missing_blocks) < cache.n_blocks
+    assert not list(cache.path.rglob(".dlprobe-scratch-*"))
+    recorded = {int(path.stem) for path in (cache.path / "records").glob("0*.json")}
+    stored = {int(path.name.split(".")[1]) for path in cache.path.glob("features.zarr/embeddings/c.*")}
+    assert stored == recorded
+    extract(manifest, backbone, tmp_path / "cache", stride_px=40, block_windows=2)
+    assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
+
+
+SIGNALLED = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import projection
+from dlprobe.extraction import extract
+
+def progress(done, total):
+    if done == 4:
+        print("begun", flush=True)
+    if done > 4:
+        time.sleep(0.05)
+
+try:
+    extract(projection.write_images(__import__("pathlib").Path({images!r}), projection.SIZES * 2),
+            projection.Projection(), {cache!r}, stride_px=40, block_windows=2, progress=progress)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""

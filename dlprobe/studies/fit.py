@@ -11,13 +11,13 @@ import pandas as pd
 
 from dlprobe.data import SCHEMES
 from dlprobe.probes import Probe, make_card
-from dlprobe.studies.pool import open_pools
+from dlprobe.studies.fitting.pool import open_pools
+from dlprobe.studies.fitting.scoring import score_images
+from dlprobe.studies.fitting.selection import select_dice, select_logistic
+from dlprobe.studies.fitting.settings import FitSettings
+from dlprobe.studies.fitting.splits import assign
 from dlprobe.studies.results import compare, losses_to_everything, overview, summarise
 from dlprobe.studies.runs import prepare_run, settings_record, write_run
-from dlprobe.studies.scoring import score_images
-from dlprobe.studies.selection import select_dice, select_logistic
-from dlprobe.studies.settings import FitSettings
-from dlprobe.studies.splits import assign
 
 if TYPE_CHECKING:
     import os
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dlprobe.studies.pool import CachePool
-    from dlprobe.studies.scoring import Column
-    from dlprobe.studies.selection import Selection
-    from dlprobe.studies.splits import Assignment
+    from dlprobe.studies.fitting.pool import CachePool
+    from dlprobe.studies.fitting.scoring import Column
+    from dlprobe.studies.fitting.selection import Selection
+    from dlprobe.studies.fitting.splits import Assignment
 
 #: Of the folder in which a model's probe of each fold is kept.
 FOLDS_FOLDER = "folds"

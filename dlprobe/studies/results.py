@@ -39,7 +39,7 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Parameters
     ----------
     images : DataFrame
-        Rows of `dlprobe.studies.scoring.score_images` with a column ``model``.
+        Rows of `dlprobe.studies.fitting.scoring.score_images` with a column ``model``.
     seed : int
         Of the resampling.
 

@@ -139,7 +139,7 @@ def _nested(sources: pd.Series, held: NDArray[np.bool_], n_folds: int, seed: int
         )
         raise DataError(msg)
     number = {name: i % n_folds for i, name in enumerate(names)}
-    groups = sources.map(number).to_numpy(np.int64)
+    groups = sources.map(number).to_numpy(np.int64, copy=True)
     groups[held] += n_folds
     folds = tuple(
         Fold(

@@ -12,16 +12,16 @@ import numpy as np
 from dlprobe.data import label_patches
 from dlprobe.errors import ProbeError
 from dlprobe.probes import HeadSpec, fit_heads, fit_logistic
-from dlprobe.studies.pool import minibatches, sample_patches, steps_per_epoch
-from dlprobe.studies.scoring import Column, validate
+from dlprobe.studies.fitting.pool import minibatches, sample_patches, steps_per_epoch
+from dlprobe.studies.fitting.scoring import Column, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from dlprobe.probes import FittedHead, HeadBatch
-    from dlprobe.studies.pool import CachePool
-    from dlprobe.studies.settings import FitSettings
-    from dlprobe.studies.splits import Assignment
+    from dlprobe.studies.fitting.pool import CachePool
+    from dlprobe.studies.fitting.settings import FitSettings
+    from dlprobe.studies.fitting.splits import Assignment
 
 #: Windows from which a baseline's patches are drawn, at most: random reads cost more than the fit.
 BASELINE_WINDOWS = 4000

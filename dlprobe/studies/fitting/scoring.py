@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dlprobe.studies.pool import CachePool
-    from dlprobe.studies.splits import Assignment
+    from dlprobe.studies.fitting.pool import CachePool
+    from dlprobe.studies.fitting.splits import Assignment
 
 #: Thresholds chosen on validation stay where float32 scores can still tell them apart.
 LOGIT_LIMIT = 13.0

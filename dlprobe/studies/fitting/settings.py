@@ -23,7 +23,7 @@ class FitSettings:
     batch_windows : int
         Windows in a mini-batch, over which ``dice-batch`` takes its Dice.
     n_folds : int, optional
-        See `dlprobe.studies.splits.assign`.
+        See `dlprobe.studies.fitting.splits.assign`.
     hold_out : tuple of str
         Generators whose images are tested but neither train nor choose.
     baseline_patches : int

@@ -1,0 +1,1 @@
+"""How a fit proceeds: pool caches, assign sources, fit the grid, choose on validation, score on test."""

@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlprobe.backbones.base import LoadRequest
 
 LVD_142M = "LVD-142M: web images, retrieved as neighbours of ImageNet-22k, Google Landmarks v2 and fine-grained sets"
 LVD_1689M = "LVD-1689M: curated web images"
 SAT_493M = "SAT-493M: satellite images"
 B_FREE = f"{LVD_142M}; then B-Free: COCO train2017 and its re-generations by Stable Diffusion 2.1"
+DINOLIZER = f"{B_FREE}; then adapted to localization by DinoLizer's authors (arXiv 2511.20722)"
 DINOV3_GATE = (
     "Meta's own repositories ask to accept the DINOv3 licence and to log in; "
     "a file fetched there is given with --weights FILE"
 )
+
+GRIP = "GRIP-UNINA: informational and non-profit purposes only"
+
+#: Licence and training data of published files that no hub has, by sha256.
+KNOWN_FILES = {
+    "5948ca78f4d94e820c250d24cdf155035b4a85960443800bfe6bb7f06bffe947": (GRIP, B_FREE),
+    "96cb26f2536919d67b75a5aff195b683a1d8590fe596e6f1260ab7950883e2a2": (GRIP, DINOLIZER),
+}
 
 #: What a timm tag was trained on.
 _TAGS = {"lvd142m": LVD_142M, "lvd1689m": LVD_1689M, "sat493m": SAT_493M}
@@ -87,6 +100,28 @@ def local_weights() -> Path:
 def trained_on(tag: str) -> str:
     """Return what the weights of a timm tag were trained on."""
     return _TAGS.get(tag, f"timm's tag {tag!r}" if tag else "unknown")
+
+
+def describe_file(sha256: str, request: LoadRequest, path: Path | None) -> tuple[str, str]:
+    """Return licence and training data of weights that are not ``pretrained`` by name.
+
+    Parameters
+    ----------
+    sha256 : str
+        Of the file.
+    request : LoadRequest
+        A short name may tell what its file is.
+    path : Path or None
+        The file; None for random weights.
+    """
+    if path is None:
+        return "none: random weights", f"nothing: random weights, seed {request.seed}"
+    if sha256 in KNOWN_FILES:
+        return KNOWN_FILES[sha256]
+    return (
+        request.licence or "unknown: that of the file",
+        request.trained_on or f"unknown: that of the file {path.name}",
+    )
 
 
 def list_backbones() -> list[BackboneListing]:
@@ -175,12 +210,27 @@ _ENTRIES = (
         depth=12,
         registers=4,
         window_px=504,
-        licence="GRIP-UNINA: informational and non-profit purposes only",
+        licence=GRIP,
         trained_on=B_FREE,
         weight_source="file: BFREE_dino2reg4/model_epoch_best.pth of www.grip.unina.it/download/prog/B-Free",
         local_folder="bfree",
         local_files=("model_epoch_best.pth",),
         notes="DINOv2-B with registers, further trained by Guillaro et al. (arXiv 2412.17671); DinoLizer's backbone",
+    ),
+    CatalogueEntry(
+        alias="dinolizer",
+        name="timm:vit_base_patch14_reg4_dinov2.lvd142m",
+        patch_px=14,
+        width=768,
+        depth=12,
+        registers=4,
+        window_px=504,
+        licence=GRIP,
+        trained_on=DINOLIZER,
+        weight_source="file: epoch=36_val_loss=0.2130.ckpt of DinoLizer's authors",
+        local_folder="dinolizer",
+        local_files=("epoch=36_val_loss=0.2130.ckpt",),
+        notes="B-Free's backbone, low-rank updates of queries and values merged; its head has three logits",
     ),
 )
 

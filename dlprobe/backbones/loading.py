@@ -91,7 +91,7 @@ def load_backbone(
 
 @SOURCES.register("timm")
 def _load_timm(request: LoadRequest) -> Backbone:
-    from dlprobe.backbones.timm_source import load_timm
+    from dlprobe.backbones.sources.timm_models import load_timm
 
     return load_timm(request)
 
@@ -103,13 +103,34 @@ def _load_residual(request: LoadRequest) -> Backbone:
     return load_residual(request)
 
 
+@SOURCES.register("hf")
+def _load_hf(request: LoadRequest) -> Backbone:
+    from dlprobe.backbones.sources.hf_models import load_hf
+
+    return load_hf(request)
+
+
+@SOURCES.register("module")
+def _load_callable(request: LoadRequest) -> Backbone:
+    from dlprobe.backbones.sources.callables import load_callable
+
+    return load_callable(request)
+
+
+@SOURCES.register("file")
+def _load_folder(request: LoadRequest) -> Backbone:
+    from dlprobe.backbones.sources.folders import load_folder
+
+    return load_folder(request)
+
+
 def _split(name: str) -> tuple[str, str]:
     source, colon, model = name.partition(":")
     if colon and source and model:
         return source, model
     near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.6)
     short = f" or the short name {' or '.join(near)}" if near else ", or a short name of `dlprobe backbones`"
-    examples = ", ".join(f"'{source}:{name.strip(':')}'" for source in SOURCES if source != "residual")
+    examples = ", ".join(f"'{source}:{name.strip(':')}'" for source in ("timm", "hf", "file", "module"))
     msg = f"backbone {name!r} has no source; write one of {examples}{short}"
     raise BackboneError(msg)
 
@@ -123,11 +144,12 @@ def _weights(weights: str, entry: CatalogueEntry | None) -> tuple[str, int | Non
         return weights, int(weights.partition(":")[2])
     if weights == "pretrained" and entry is not None and entry.local_folder:
         folder = local_weights() / entry.local_folder
-        if not folder.is_dir():
+        found = next((folder / name for name in entry.local_files if (folder / name).is_file()), None)
+        if found is None:
             msg = (
                 f"the weights of {entry.alias} are on no hub ({entry.weight_source}); give the file or its folder with "
-                f"--weights, or put the folder's content into {folder}, or say --weights random:SEED"
+                f"--weights, or put the file into {folder}, or say --weights random:SEED"
             )
             raise BackboneError(msg)
-        return str(folder), None
+        return str(found), None
     return weights, None

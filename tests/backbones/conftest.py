@@ -24,6 +24,21 @@ def vit_nano_patch16_dinov3(pretrained=False, **kwargs):
     return timm_eva.vit_small_patch16_dinov3(**NANO, **kwargs)
 
 
+@register_model
+def vit_nano_patch14_reg4_swiglu_dinov2(pretrained=False, **kwargs):
+    return timm_vit.vit_giant_patch14_reg4_dinov2(**NANO, img_size=70, **kwargs)
+
+
+@register_model
+def vit_nano_patch16_dinov3_qkvb(pretrained=False, **kwargs):
+    return timm_eva.vit_small_patch16_dinov3_qkvb(**NANO, **kwargs)
+
+
+@register_model
+def vit_nano_plus_patch16_dinov3_qkvb(pretrained=False, **kwargs):
+    return timm_eva.vit_small_plus_patch16_dinov3_qkvb(**NANO, **kwargs)
+
+
 @pytest.fixture
 def windows():
     """Return a function that makes seeded windows of RGB bytes."""

@@ -13,12 +13,14 @@ import torch
 from timm.models import get_arch_name, get_pretrained_cfg
 
 from dlprobe.backbones.base import BackboneCard, default_window_px, require_divides
-from dlprobe.backbones.catalogue import trained_on
+from dlprobe.backbones.catalogue import describe_file, trained_on
 from dlprobe.backbones.torch_backbone import TorchBackbone, absolute_layers, choose_device, choose_pins
+from dlprobe.backbones.weights import dinolizer
+from dlprobe.backbones.weights.dialects import to_timm
 from dlprobe.backbones.weights.files import find_tensors, read_checkpoint, weight_file
 from dlprobe.backbones.weights.hub import FILENAMES, fetch_weights
 from dlprobe.backbones.weights.perturbed import build_quietly, perturb, sha256_of_tensors
-from dlprobe.backbones.weights.state import describe_resampling, fit_state, resample_positions
+from dlprobe.backbones.weights.state import DROPPED_PATTERNS, describe_resampling, fit_state, resample_positions
 from dlprobe.data.tiling import RESIZE_RULE
 from dlprobe.errors import BackboneError
 from dlprobe.spec import ModelSpec, sha256_of_file
@@ -160,28 +162,28 @@ def _perturb(network: Any, request: LoadRequest, name: str, window_px: int) -> L
 
 
 def _fill(network: Any, path: Path, name: str, window_px: int) -> Loaded:
-    """Bring a network to the window and put a file's tensors into it."""
+    """Bring a network to the window and put a file's tensors into it, whatever their names."""
     tensors = find_tensors(read_checkpoint(path), path)
+    droppable: tuple[str, ...] = DROPPED_PATTERNS
+    if dinolizer.is_dinolizer(tensors):
+        tensors, droppable = dinolizer.merge_updates(tensors, path), dinolizer.DROPPED_PATTERNS
     _set_window(network, window_px, name)
+    translated = to_timm(tensors, network.state_dict().keys(), path)
     prefix = 0 if getattr(network, "no_embed_class", False) else network.num_prefix_tokens
-    done = resample_positions(tensors, network.patch_embed.grid_size, network.embed_dim, prefix)
-    dropped = fit_state(network, tensors, f"the weights of {path} and {name}")
-    return Loaded(sha256_of_file(path), dropped, done)
+    done = resample_positions(translated.tensors, network.patch_embed.grid_size, network.embed_dim, prefix)
+    left = fit_state(network, translated.tensors, f"the weights of {path} and {name}", droppable)
+    return Loaded(sha256_of_file(path), (*translated.dropped, *left), done)
 
 
 def _card(request: LoadRequest, config: dict[str, Any], name: str, path: Path | None, loaded: Loaded) -> BackboneCard:
-    if path is None:
-        licence, seen = "none: random weights", f"nothing: random weights, seed {request.seed}"
-    elif request.weights == "pretrained":
-        licence, seen = config["license"] or "unknown; see the model's page", trained_on(config["tag"])
-    else:
-        licence = request.licence or "unknown: that of the file"
-        seen = request.trained_on or f"unknown: that of the file {path.name}"
+    known = describe_file(loaded.sha256, request, path)
+    if request.weights == "pretrained":
+        known = config["license"] or known[0], trained_on(config["tag"])
     return BackboneCard(
         name=request.alias or name,
         weights=request.weights if path is None or request.weights == "pretrained" else str(path),
-        licence=licence,
-        trained_on=seen,
+        licence=known[0],
+        trained_on=known[1],
         notes=loaded.interpolated and f"interpolated: {loaded.interpolated}",
     )
 

@@ -1,0 +1,1 @@
+"""What the prefixes of names stand for; each module is imported when a name asks for it."""

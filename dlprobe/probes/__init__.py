@@ -8,24 +8,31 @@ from dlprobe.probes.probe import Probe, make_card
 
 if TYPE_CHECKING:
     from dlprobe.probes.baselines import LogisticFit, fit_logistic
+    from dlprobe.probes.estimators import DiceProbe, RidgeProbe, StreamingLogisticRegression
     from dlprobe.probes.multihead import FittedHead, HeadBatch, fit_heads
 
 #: Names whose modules load torch or scikit-learn; they are imported when they are first asked for.
 _LAZY = {
+    "DiceProbe": "estimators",
     "FittedHead": "multihead",
     "HeadBatch": "multihead",
     "LogisticFit": "baselines",
+    "RidgeProbe": "estimators",
+    "StreamingLogisticRegression": "estimators",
     "fit_heads": "multihead",
     "fit_logistic": "baselines",
 }
 
 __all__ = [
+    "DiceProbe",
     "FittedHead",
     "GroupMoments",
     "HeadBatch",
     "HeadSpec",
     "LogisticFit",
     "Probe",
+    "RidgeProbe",
+    "StreamingLogisticRegression",
     "default_grid",
     "edge_of_grid",
     "fit_heads",

@@ -1,0 +1,15 @@
+"""Baselines that have one right answer, streamed: memory does not grow with the number of patches."""
+
+from dlprobe.probes.exact.newton import LogisticSolution, Rows, stream_logistic
+from dlprobe.probes.exact.second_moments import ClassMoments, LinearFit, SecondMoments, lda, ridge_path
+
+__all__ = [
+    "ClassMoments",
+    "LinearFit",
+    "LogisticSolution",
+    "Rows",
+    "SecondMoments",
+    "lda",
+    "ridge_path",
+    "stream_logistic",
+]

@@ -1,0 +1,274 @@
+"""Logistic regression by damped Newton over a stream of patches.
+
+Minimises ``C * sum_i s_i log(1 + exp(-y_i (x_i . w + b))) + |w|^2 / 2`` with y in {-1, 1} and no penalty on the bias:
+scikit-learn's objective, whose ``newton-cholesky`` is the reference. One pass over the rows per iteration: while it
+measures the loss at every candidate step length, it already gathers gradient and Hessian at the full step, which is
+nearly always the one taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.blas import dsyrk, ssyrk
+from scipy.special import expit
+
+from dlprobe.errors import ProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+#: Rows that are converted to float64 at a time; at width 768 they take 25 MB.
+TILE_ROWS = 4096
+STEP_LENGTHS = 0.5 ** np.arange(12)
+#: Above it the penalty no longer covers the rounding of a float32 Hessian.
+FLOAT32_MAX_C = 100.0
+_ARMIJO = 1e-4
+_REUSE_BELOW = 0.05
+
+
+class Rows(NamedTuple):
+    """Some rows of the data.
+
+    Parameters
+    ----------
+    X : ndarray of float16, float32 or float64, shape (n, width)
+    y : ndarray, shape (n,)
+        1 positive, 0 negative, below 0 ignored.
+    sample_weight : ndarray, shape (n,), or None
+    """
+
+    X: NDArray[np.floating]
+    y: NDArray[np.generic]
+    sample_weight: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LogisticSolution:
+    """The solution, and how it was reached.
+
+    Parameters
+    ----------
+    weights : ndarray of float64, shape (width,)
+    bias : float
+    C : float
+    gradient : float
+        Largest absolute component of the gradient of the mean loss.
+    iterations, passes : int
+        Newton steps taken, and times the rows were read.
+    converged : bool
+        Whether `gradient` is below the tolerance.
+    separable : bool
+        Whether a plane separates the classes, so that only the penalty bounds the weights.
+    hessian : {'float32', 'float64'}
+        Precision of the Hessian at the end.
+    total_weight : float
+        Sum of the sample weights.
+    """
+
+    weights: NDArray[np.float64]
+    bias: float
+    C: float
+    gradient: float
+    iterations: int
+    passes: int
+    converged: bool
+    separable: bool
+    hessian: Literal["float32", "float64"]
+    total_weight: float
+
+
+def stream_logistic(
+    rows: Callable[[], Iterable[Rows]],
+    width: int,
+    *,
+    C: float = 1.0,
+    tolerance: float = 1e-9,
+    max_iterations: int = 100,
+) -> LogisticSolution:
+    """Fit a logistic regression exactly, reading the rows once per iteration.
+
+    The gradient is float64 throughout. The Hessian is gathered in float32 products and float64 sums as long as that
+    helps: above ``C = 100``, when its Cholesky factorisation fails or when a step does not halve the gradient, it
+    becomes float64. Once steps shrink the gradient twentyfold, the last factorisation is used again.
+
+    Parameters
+    ----------
+    rows : callable
+        Returns the rows from the start each time it is called, in any portions.
+    width : int
+        Of the rows.
+    C : float
+        Inverse of the L2 penalty.
+    tolerance : float
+        Stops when the largest absolute component of the gradient of the mean loss is below it.
+    max_iterations : int
+        Newton steps at most; stopping there leaves `converged` False.
+
+    Returns
+    -------
+    LogisticSolution
+
+    Raises
+    ------
+    ProbeError
+        If C is not positive, a class is missing, or a value is not finite.
+    """
+    if C <= 0:
+        msg = f"C is {C}; the inverse of the penalty must be above 0"
+        raise ProbeError(msg)
+    return _Newton(rows, width, C).solve(tolerance, max_iterations)
+
+
+class _Pass(NamedTuple):
+    """What one reading of the rows yields; losses are means and include the penalty."""
+
+    losses: NDArray[np.float64]
+    gradient: NDArray[np.float64]
+    margin: float
+
+
+class _Newton:
+    """State of a solution; a point is the weights with the bias at the end."""
+
+    def __init__(self, rows: Callable[[], Iterable[Rows]], width: int, C: float) -> None:
+        self.rows = rows
+        self.width = width
+        self.C = C
+        self.single = C <= FLOAT32_MAX_C
+        self.total = self._count()
+        self.penalty = 1 / (C * self.total)
+        self.factor: tuple[NDArray[np.float64], bool] | None = None
+        self.hessian = np.zeros((width + 1, width + 1))
+        self.passes = 0
+
+    def solve(self, tolerance: float, max_iterations: int) -> LogisticSolution:
+        point = np.zeros(self.width + 1)
+        now = self._read(point, np.zeros_like(point), curvature=True)
+        loss, iterations, shrink = now.losses[0], 0, 1.0
+        while (size := np.abs(now.gradient).max()) > tolerance and iterations < max_iterations:
+            direction = self._direction(point, now.gradient)
+            after = self._read(point, direction, curvature=shrink > _REUSE_BELOW)
+            length = self._step_length(loss, after.losses, float(now.gradient @ direction))
+            point = point + length * direction
+            if length != 1:
+                after = self._read(point, np.zeros_like(point), curvature=True)
+            now, loss = after, after.losses[0]
+            shrink = np.abs(now.gradient).max() / size
+            self.single = self.single and shrink < 0.5
+            iterations += 1
+        return self._solution(point, now, size, iterations, converged=bool(size <= tolerance))
+
+    def _solution(
+        self, point: NDArray[np.float64], last: _Pass, size: float, iterations: int, *, converged: bool
+    ) -> LogisticSolution:
+        return LogisticSolution(
+            weights=point[:-1].copy(),
+            bias=float(point[-1]),
+            C=self.C,
+            gradient=float(size),
+            iterations=iterations,
+            passes=self.passes,
+            converged=converged,
+            separable=last.margin > 0,
+            hessian="float32" if self.single else "float64",
+            total_weight=self.total,
+        )
+
+    def _step_length(self, loss: float, losses: NDArray[np.float64], slope: float) -> float:
+        """Return the longest step that lowers the loss enough; the full one once differences drown in rounding."""
+        enough = losses <= loss + _ARMIJO * STEP_LENGTHS * slope
+        if -slope <= 1e-13 * max(abs(loss), 1e-300) or enough[0]:
+            return 1.0
+        return float(STEP_LENGTHS[np.argmax(enough)] if enough.any() else STEP_LENGTHS[np.argmin(losses)])
+
+    def _direction(self, point: NDArray[np.float64], gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.factor is None:
+            try:
+                self.factor = cho_factor(self.hessian, lower=True)
+            except LinAlgError:
+                self.single = False
+                self._read(point, np.zeros_like(point), curvature=True)
+                self.factor = cho_factor(
+                    self.hessian + 1e-12 * np.trace(self.hessian) * np.eye(len(gradient)), lower=True
+                )
+        return np.asarray(cho_solve(self.factor, -gradient))
+
+    def _read(self, point: NDArray[np.float64], direction: NDArray[np.float64], *, curvature: bool) -> _Pass:
+        """Measure losses along a direction, and gradient (and with `curvature` the Hessian) at its end."""
+        lengths = STEP_LENGTHS if direction.any() else STEP_LENGTHS[:1]
+        losses, gradient, margin = np.zeros(len(lengths)), np.zeros(self.width + 1), np.inf
+        hessian = np.zeros_like(self.hessian)
+        both = np.stack([point, direction], axis=1)
+        for X, y, weight in self._tiles():
+            logits = X @ both[:-1] + both[-1]
+            along = logits[:, :1] + lengths * logits[:, 1:]
+            losses += weight @ (np.logaddexp(0, along) - y[:, None] * along)
+            end = along[:, 0]
+            margin = min(margin, float(np.min((2 * y - 1) * end, initial=np.inf)))
+            probability = expit(end)
+            residual = weight * (probability - y)
+            gradient[:-1] += residual @ X
+            gradient[-1] += residual.sum()
+            if curvature:
+                _add_curvature(hessian, X, weight * probability * (1 - probability), single=self.single)
+        self.passes += 1
+        if curvature:
+            self._set_hessian(hessian)
+        end_point = point + direction
+        gradient = gradient / self.total
+        gradient[:-1] += self.penalty * end_point[:-1]
+        norms = np.square(point[:-1, None] + np.outer(direction[:-1], lengths)).sum(axis=0)
+        return _Pass(losses / self.total + 0.5 * self.penalty * norms, gradient, margin)
+
+    def _set_hessian(self, sums: NDArray[np.float64]) -> None:
+        self.hessian = sums / self.total
+        self.hessian[np.arange(self.width), np.arange(self.width)] += self.penalty
+        self.factor = None
+
+    def _tiles(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+        for X, y, sample_weight in self.rows():
+            for start in range(0, len(X), TILE_ROWS):
+                part = slice(start, start + TILE_ROWS)
+                labels = np.asarray(y[part], np.float64)
+                weight = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight[part], np.float64)
+                known = (labels >= 0) & (weight > 0)
+                values = X[part] if known.all() else X[part][known]
+                yield values.astype(np.float64, copy=False), labels[known], weight[known]
+
+    def _count(self) -> float:
+        """Return the sum of weights, after making sure that there are two classes and only numbers."""
+        total = np.zeros(2)
+        for X, y, weight in self._tiles():
+            if X.shape[1] != self.width or not np.isfinite(X).all():
+                msg = (
+                    f"rows for a logistic regression are not finite or of another width than {self.width}; verify them"
+                )
+                raise ProbeError(msg)
+            total += [weight @ (y == 0), weight @ (y == 1)]
+        if not total.all():
+            found = "none" if not total.any() else ("only positive" if total[1] else "only negative")
+            msg = f"a logistic regression needs patches of both classes, there are: {found}"
+            raise ProbeError(msg)
+        return float(total.sum())
+
+
+def _add_curvature(
+    hessian: NDArray[np.float64], X: NDArray[np.float64], weight: NDArray[np.float64], *, single: bool
+) -> None:
+    """Add ``X' diag(weight) X``, bordered by the bias, to the lower triangle of a Hessian."""
+    root = np.sqrt(weight)[:, None]
+    if single:
+        scaled = X.astype(np.float32)
+        scaled *= root.astype(np.float32)
+        product = ssyrk(1.0, scaled.T, trans=0, lower=1)
+    else:
+        product = dsyrk(1.0, (X * root).T, trans=0, lower=1)
+    hessian[:-1, :-1] += product
+    hessian[-1, :-1] += weight @ X
+    hessian[-1, -1] += weight.sum()

@@ -1,0 +1,198 @@
+"""Exact baselines against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from dlprobe.errors import ProbeError
+from dlprobe.probes.exact import Rows, SecondMoments, lda, newton, ridge_path, stream_logistic
+
+
+def problem(n=1500, width=20, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) * 0.4 + rng.normal(size=width) * 2
+    score = X @ rng.normal(size=width) * 0.3
+    y = (score + rng.logistic(size=n) > np.quantile(score, 0.7)).astype(np.int8)
+    return X.astype(np.float16), y
+
+
+def portions(X, y, weight=None, size=400):
+    def rows():
+        for start in range(0, len(X), size):
+            part = slice(start, start + size)
+            yield Rows(X[part], y[part], None if weight is None else weight[part])
+
+    return rows
+
+
+@pytest.mark.parametrize("C", [1e-4, 0.1, 10.0, 1e4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_logistic_regression_agrees_with_newton_cholesky(C, weighted, monkeypatch):
+    monkeypatch.setattr(newton, "TILE_ROWS", 256)
+    X, y = problem()
+    weight = np.random.default_rng(1).integers(0, 4, len(y)).astype(float) if weighted else None
+    found = stream_logistic(portions(X, y, weight), X.shape[1], C=C)
+    solver = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10)
+    expected = solver.fit(X.astype(float), y, sample_weight=weight)
+    np.testing.assert_allclose(found.weights, expected.coef_[0], atol=1e-6)
+    assert found.bias == pytest.approx(expected.intercept_[0], abs=1e-6)
+    assert found.converged
+    assert found.gradient <= 1e-9
+    assert not found.separable
+    assert found.hessian == ("float32" if C <= 100 else "float64")
+    assert found.total_weight == (len(y) if weight is None else weight.sum())
+
+
+def test_ignored_rows_are_left_out_and_each_iteration_reads_the_rows_once():
+    X, y = problem()
+    hidden = np.where(np.arange(len(y)) % 4 == 0, -1, y)
+    known = hidden >= 0
+    X[~known] = np.nan
+    reads = []
+
+    def rows():
+        reads.append(1)
+        return portions(X, hidden)()
+
+    found = stream_logistic(rows, X.shape[1])
+    expected = stream_logistic(portions(X[known], y[known]), X.shape[1])
+    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-12)
+    assert found.passes == found.iterations + 1
+    assert len(reads) == found.passes + 1  # one more to count and check
+
+
+def test_separable_data_is_flagged_and_still_solved():
+    X, y = problem()
+    y = (X[:, 0].astype(float) > X[:, 0].mean()).astype(np.int8)
+    y[np.abs(X[:, 0].astype(float) - X[:, 0].mean()) < 0.05] = -1
+    found = stream_logistic(portions(X, y), X.shape[1], C=100.0)
+    known = y >= 0
+    expected = LogisticRegression(C=100.0, solver="newton-cholesky", tol=1e-12).fit(X[known].astype(float), y[known])
+    assert found.separable
+    assert found.converged
+    np.testing.assert_allclose(found.weights, expected.coef_[0], rtol=1e-4, atol=1e-4)
+
+
+def test_steps_that_overshoot_are_shortened():
+    """From zero weights, the full Newton step of an unbalanced, nearly separable problem raises the loss."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 2)) * [1, 0.01]
+    X[:8, 0] += 40
+    y = (np.arange(4000) < 8).astype(np.int8)
+    y[8] = 1
+    found = stream_logistic(portions(X, y), 2, C=1e4)
+    expected = LogisticRegression(C=1e4, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y)
+    np.testing.assert_allclose(found.weights, expected.coef_[0], rtol=1e-3, atol=1e-3)
+    assert found.converged
+
+
+def test_collinear_features_and_a_tiny_penalty_still_end_at_the_gradient_not_at_the_decrement():
+    X, y = problem()
+    X = np.concatenate([X, X[:, :3]], axis=1).astype(np.float64)
+    found = stream_logistic(portions(X, y), X.shape[1], C=1e10)
+    assert found.converged
+    z = X @ found.weights + found.bias
+    gradient = X.T @ (1 / (1 + np.exp(-z)) - y) / len(y) + found.weights / (1e10 * len(y))
+    assert np.abs(gradient).max() < 2e-9
+
+
+def test_what_cannot_be_fitted_is_refused_in_one_line():
+    X, y = problem()
+    with pytest.raises(ProbeError, match="C is 0"):
+        stream_logistic(portions(X, y), 20, C=0)
+    with pytest.raises(ProbeError, match="only negative"):
+        stream_logistic(portions(X, 0 * y), 20)
+    with pytest.raises(ProbeError, match="none"):
+        stream_logistic(portions(X, 0 * y - 1), 20)
+    with pytest.raises(ProbeError, match="not finite or of another width"):
+        stream_logistic(portions(X, y), 21)
+    X[3, 3] = np.inf
+    with pytest.raises(ProbeError, match="not finite or of another width"):
+        stream_logistic(portions(X, y), 20)
+
+
+WINDOWS, PATCHES, WIDTH = 24, 60, 8
+
+
+class Gathered:
+    """Windows of three groups under two schemes, one of which ignores what the other counts as positive."""
+
+    def __init__(self):
+        rng = np.random.default_rng(2)
+        shape = (WINDOWS, PATCHES)
+        kind = rng.choice(4, shape, p=[0.5, 0.2, 0.2, 0.1])
+        noise = rng.normal(size=(*shape, WIDTH)) @ rng.normal(size=(WIDTH, WIDTH))
+        self.embeddings = (noise + kind[..., None] * rng.normal(size=WIDTH) + 5).astype(np.float16)
+        self.targets = {
+            "a": np.array([0, 0, 1, -1], np.int8)[kind],
+            "b": np.array([0, -1, 1, -1], np.int8)[kind],
+        }
+        self.groups = np.arange(WINDOWS) % 4 - 1
+        self.moments = SecondMoments(self.embeddings.mean(axis=(0, 1), dtype=float), 3, ["a", "b"])
+        for start in range(0, WINDOWS, 10):
+            part = slice(start, start + 10)
+            targets = {scheme: each[part] for scheme, each in self.targets.items()}
+            self.moments.add(self.embeddings[part], targets, self.groups[part])
+
+    def rows(self, scheme, groups):
+        chosen = np.isin(self.groups, groups)[:, None] & (self.targets[scheme] >= 0)
+        return self.embeddings[chosen].astype(float), self.targets[scheme][chosen]
+
+
+@pytest.fixture(scope="module")
+def gathered():
+    return Gathered()
+
+
+@pytest.mark.parametrize("scheme", ["a", "b"])
+@pytest.mark.parametrize("groups", [(0, 1, 2), (0, 2), (1,)])
+def test_one_pass_gives_ridge_for_every_scheme_fold_and_penalty(gathered, scheme, groups):
+    X, y = gathered.rows(scheme, groups)
+    alphas = np.geomspace(1e-2, 1e4, 20)
+    for alpha, found in zip(alphas, ridge_path(gathered.moments.of(scheme, groups), alphas), strict=True):
+        expected = make_pipeline(StandardScaler(), RidgeClassifier(alpha)).fit(X, y)
+        np.testing.assert_allclose(X @ found.weights + found.bias, expected.decision_function(X), atol=1e-4)
+        assert found.penalty == alpha
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("standardise", [False, True])
+def test_one_pass_gives_linear_discriminants(gathered, shrinkage, standardise):
+    X, y = gathered.rows("b", (0, 1))
+    found = lda(gathered.moments.of("b", (0, 1)), shrinkage, standardise=standardise)
+    steps = [StandardScaler()] if standardise else []
+    expected = make_pipeline(*steps, LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)).fit(X, y)
+    np.testing.assert_allclose(X @ found.weights + found.bias, expected.decision_function(X), rtol=1e-5, atol=2e-4)
+
+
+def test_a_constant_feature_gets_no_weight(gathered):
+    embeddings = gathered.embeddings.copy()
+    embeddings[..., 3] = 2.5
+    moments = SecondMoments(np.full(WIDTH, 2.0), 3, ["a"])
+    moments.add(embeddings, {"a": gathered.targets["a"]}, gathered.groups)
+    assert ridge_path(moments.of("a", (0,)), [0.0])[0].weights[3] == 0
+    assert lda(moments.of("a", (0,)), 0.1).weights[3] == 0
+
+
+def test_second_moments_refuse_what_they_cannot_hold(gathered):
+    with pytest.raises(ProbeError, match="1 to 20 folds"):
+        SecondMoments(np.zeros(3), 21, ["a"])
+    with pytest.raises(ProbeError, match="no scheme 'c'; they hold a, b"):
+        gathered.moments.of("c", (0,))
+    with pytest.raises(ProbeError, match="neither class patch"):
+        gathered.moments.of("a", ())
+    moments = SecondMoments(np.zeros(WIDTH), 2, ["a"])
+    with pytest.raises(ProbeError, match="a window has group 2"):
+        moments.add(gathered.embeddings, gathered.targets, gathered.groups)
+    with pytest.raises(ProbeError, match="no targets of that shape"):
+        moments.add(gathered.embeddings, {}, gathered.groups * 0)
+    moments.add(gathered.embeddings, {"a": np.minimum(gathered.targets["a"], 0)}, gathered.groups * 0)
+    with pytest.raises(ProbeError, match="no positive patch under scheme 'a'"):
+        moments.of("a", (0,))
+    broken = gathered.embeddings.copy()
+    broken[0] = np.nan
+    with pytest.raises(ProbeError, match="not finite"):
+        moments.add(broken, gathered.targets, gathered.groups * 0)

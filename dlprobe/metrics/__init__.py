@@ -1,5 +1,12 @@
 """Scores as counts that add, exact and streamed rankings, intervals and tests over sources: arrays in, results out."""
 
+from dlprobe.metrics.calibration import (
+    Temperature,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    sigmoid,
+)
 from dlprobe.metrics.counts import (
     Counts,
     balanced_accuracy,
@@ -13,6 +20,14 @@ from dlprobe.metrics.counts import (
     predict_everything_iou,
     recall,
     total,
+)
+from dlprobe.metrics.guarantees import (
+    Guarantee,
+    area_at,
+    conformal_image_threshold,
+    risk_controlled_threshold,
+    sources_needed,
+    worst_by_source,
 )
 from dlprobe.metrics.protocols import PROTOCOLS, Protocol, aggregate, aggregate_intervals, evaluate_map
 from dlprobe.metrics.ranking import BestF1, Ranking, average_precision, best_f1, rank, roc_auc, threshold_for_best_f1
@@ -28,31 +43,52 @@ from dlprobe.metrics.statistics import (
     source_means,
     studentized_intervals,
 )
+from dlprobe.metrics.streaming import (
+    Bounds,
+    LogitHistogram,
+    ap_bounds,
+    auc_bounds,
+    best_f1_bounds,
+    best_f1_thresholds,
+)
 
 __all__ = [
     "PROTOCOLS",
     "BestF1",
+    "Bounds",
     "Counts",
+    "Guarantee",
     "Interval",
+    "LogitHistogram",
     "PairedDifference",
     "Protocol",
     "Ranking",
     "SeedSpread",
+    "Temperature",
     "aggregate",
     "aggregate_intervals",
+    "ap_bounds",
+    "area_at",
+    "auc_bounds",
     "average_precision",
     "balanced_accuracy",
     "best_f1",
+    "best_f1_bounds",
+    "best_f1_thresholds",
     "bootstrap_mean",
+    "conformal_image_threshold",
     "count",
     "evaluate_map",
+    "expected_calibration_error",
     "f1",
     "false_positive_rate",
+    "fit_temperature",
     "holm",
     "iou",
     "jackknife_interval",
     "matthews",
     "median_interval",
+    "negative_log_likelihood",
     "paired_difference",
     "precision",
     "predict_everything_f1",
@@ -60,11 +96,15 @@ __all__ = [
     "rank",
     "ratio_interval",
     "recall",
+    "risk_controlled_threshold",
     "roc_auc",
     "seed_spread",
+    "sigmoid",
     "sign_flip_p",
     "source_means",
+    "sources_needed",
     "studentized_intervals",
     "threshold_for_best_f1",
     "total",
+    "worst_by_source",
 ]

@@ -25,8 +25,8 @@ class LogitCanvas:
 
     def __init__(self, height_px: int, width_px: int, n_logits: int) -> None:
         self._sum = np.zeros((height_px, width_px, n_logits), np.float32)
-        self._score = np.zeros((height_px, width_px), np.float32)
-        self._square = np.zeros((height_px, width_px), np.float32)
+        self._mean = np.zeros((height_px, width_px), np.float32)
+        self._squares = np.zeros((height_px, width_px), np.float32)
         self.n_windows: NDArray[np.int32] = np.zeros((height_px, width_px), np.int32)
 
     def feed(self, box: Box, logits: NDArray[np.float32]) -> None:
@@ -41,9 +41,10 @@ class LogitCanvas:
         """
         self._sum[box.slices] += logits
         score = scores_of(logits)[..., -1]
-        self._score[box.slices] += score
-        self._square[box.slices] += score * score
         self.n_windows[box.slices] += 1
+        change = score - self._mean[box.slices]
+        self._mean[box.slices] += change / self.n_windows[box.slices].astype(np.float32)
+        self._squares[box.slices] += change * (score - self._mean[box.slices])  # Welford 1962
 
     def logits(self, aggregate: str) -> NDArray[np.float32]:
         """Return the aggregated logits: ``mean`` divides the sum by the number of windows, ``sum`` does not."""
@@ -53,10 +54,7 @@ class LogitCanvas:
 
     def disagreement(self) -> NDArray[np.float32]:
         """Return the standard deviation of the windows' own scores at each pixel; 0 where one window looked."""
-        mean = self._score / self.n_windows
-        spread = np.sqrt(np.maximum(self._square / self.n_windows - mean * mean, 0)).astype(np.float32)
-        spread[self.n_windows == 1] = 0
-        return spread
+        return np.sqrt(np.maximum(self._squares, 0) / self.n_windows).astype(np.float32)
 
 
 def scores_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:

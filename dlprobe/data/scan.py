@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dlprobe.data.images import IMAGE_SUFFIXES, image_size
+from dlprobe.data.audit import SAMPLE, audit
+from dlprobe.data.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size
 from dlprobe.data.layouts import LAYOUTS, Finding, Guess, Ignored, Record, Reject
 from dlprobe.data.layouts.base import walk
-from dlprobe.data.manifest import UNSTORABLE, Manifest, crossing_sources
+from dlprobe.data.manifest import UNSTORABLE, Manifest
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
 
@@ -88,9 +89,16 @@ class ScanResult:
 
 
 def scan(
-    root: str | os.PathLike[str], layout: str = "csv", *, progress: Progress | None = None, **options: Any
+    root: str | os.PathLike[str],
+    layout: str = "csv",
+    *,
+    progress: Progress | None = None,
+    sample: int | None = SAMPLE,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    **options: Any,
 ) -> ScanResult:
-    """Read a data set.
+    """Read a data set and audit it.
 
     Parameters
     ----------
@@ -99,7 +107,11 @@ def scan(
     layout : str
         Name of a registered layout.
     progress : callable, optional
-        Called with the number of images done and in all.
+        Called with the number of images done and in all; images that the audit decodes count once more.
+    sample, seed : int
+        Of the audit's checks on pixels, see `dlprobe.data.audit.audit`; a sample of None takes all images, 0 none.
+    max_pixels : int
+        Images and masks with more pixels are rejects; raise it for files that you trust.
     **options
         Options of the layout.
 
@@ -126,7 +138,9 @@ def scan(
     folder = place if place.is_dir() else place.parent
     rejects = [item for item in found if isinstance(item, Reject)]
     files = list(walk(place)) if place.is_dir() else []
-    manifest = _read_headers(folder, _sound(found, rejects), rejects, progress)
+    records = _sound(found, rejects)
+    headers = _Headers(folder, max_pixels)
+    manifest = headers.manifest(records, rejects, progress)
     if not len(manifest):
         first = f"; the first: {rejects[0].path}: {rejects[0].reason}" if rejects else ""
         msg = f"{place} has no image that can be used ({len(rejects)} rejected{first})"
@@ -135,8 +149,9 @@ def scan(
     named = {*manifest.frame["path"], *(item.path for item in rejects)}
     listed = len(manifest) + len(rejects) - len(named.intersection(files))
     findings = [item for item in found if isinstance(item, Finding)]
-    findings += [Finding("guess", item.fact, 1, "info") for item in found if isinstance(item, Guess)]
-    findings += [*_findings_on_files(rejects, ignored), *_findings(manifest)]
+    findings += _findings_on_files(rejects, ignored)
+    guesses = [item for item in found if isinstance(item, Guess)]
+    findings += audit(manifest, sample=sample, seed=seed, guesses=guesses, progress=_offset(progress, len(records)))
     rejects = [item._replace(path=_printable(item.path)) for item in rejects]
     return ScanResult(manifest, rejects, findings, ignored, len(files), listed)
 
@@ -174,51 +189,57 @@ def _sound(found: Iterable[Item], rejects: list[Reject]) -> list[Record]:
     return list(sound.values())
 
 
-def _read_headers(root: Path, records: list[Record], rejects: list[Reject], progress: Progress | None) -> Manifest:
-    sizes: list[Size] = []
-    kept: list[Record] = []
-    mask_sizes: dict[str, Size | _Fault] = {}
-    batches = [records[at : at + _BATCH] for at in range(0, len(records), _BATCH)]
-    with ThreadPoolExecutor() as pool:
-        done = 0
-        for batch, found in zip(batches, pool.map(lambda b: _sizes(root, b, mask_sizes), batches), strict=True):
-            for record, size in zip(batch, found, strict=True):
-                if isinstance(size, _Fault):
-                    rejects.append(Reject(record.path, size.reason, size.name))
-                else:
-                    kept.append(record)
-                    sizes.append(size)
-            done += len(batch)
-            if progress:
-                progress(done, len(records))
-    frame = pd.DataFrame(kept, columns=Record._fields)
-    height, width = np.array(sizes, np.int64).reshape(-1, 2).T
-    return Manifest(frame.assign(height=height, width=width), root)
-
-
 class _Fault(NamedTuple):
     name: str
     reason: str
 
 
-def _sizes(root: Path, records: list[Record], mask_sizes: dict[str, Size | _Fault]) -> list[Size | _Fault]:
-    """Return the size of each image or what is wrong with it; `mask_sizes` remembers masks that images share."""
-    found: list[Size | _Fault] = []
-    for record in records:
-        size = _size(root / record.path)
-        if record.mask and not isinstance(size, _Fault):
-            if record.mask not in mask_sizes:
-                mask_sizes[record.mask] = _size(root / record.mask)
-            size = _compared(size, mask_sizes[record.mask], root / record.mask)
-        found.append(size)
-    return found
+class _Headers:
+    """Reads sizes from headers, in threads; remembers masks, which images share."""
 
+    def __init__(self, root: Path, max_pixels: int) -> None:
+        self._root = root
+        self._max_pixels = max_pixels
+        self._masks: dict[str, Size | _Fault] = {}
 
-def _size(path: Path) -> Size | _Fault:
-    try:
-        return image_size(path)
-    except DataError as error:
-        return _Fault("unreadable" if path.exists() else "missing", str(error))
+    def manifest(self, records: list[Record], rejects: list[Reject], progress: Progress | None) -> Manifest:
+        """Return the manifest of the records that can be used; the others join the rejects."""
+        sizes: list[Size] = []
+        kept: list[Record] = []
+        batches = [records[at : at + _BATCH] for at in range(0, len(records), _BATCH)]
+        with ThreadPoolExecutor() as pool:
+            done = 0
+            for batch, found in zip(batches, pool.map(self._sizes, batches), strict=True):
+                for record, size in zip(batch, found, strict=True):
+                    if isinstance(size, _Fault):
+                        rejects.append(Reject(record.path, size.reason, size.name))
+                    else:
+                        kept.append(record)
+                        sizes.append(size)
+                done += len(batch)
+                if progress:
+                    progress(done, len(records))
+        frame = pd.DataFrame(kept, columns=Record._fields)
+        height, width = np.array(sizes, np.int64).reshape(-1, 2).T
+        return Manifest(frame.assign(height=height, width=width), self._root)
+
+    def _sizes(self, records: list[Record]) -> list[Size | _Fault]:
+        return [self._fitting_size(record) for record in records]
+
+    def _fitting_size(self, record: Record) -> Size | _Fault:
+        size = self._size(record.path)
+        if not record.mask or isinstance(size, _Fault):
+            return size
+        if record.mask not in self._masks:
+            self._masks[record.mask] = self._size(record.mask)
+        return _compared(size, self._masks[record.mask], self._root / record.mask)
+
+    def _size(self, name: str) -> Size | _Fault:
+        path = self._root / name
+        try:
+            return image_size(path, max_pixels=self._max_pixels)
+        except DataError as error:
+            return _Fault("unreadable" if path.exists() else "missing", str(error))
 
 
 def _compared(size: Size, mask: Size | _Fault, path: Path) -> Size | _Fault:
@@ -274,10 +295,8 @@ def _findings_on_files(rejects: list[Reject], ignored: list[Ignored]) -> Iterato
             yield Finding(name, detail, len(paths), "warning", tuple(paths[:5]))
 
 
-def _findings(manifest: Manifest) -> Iterator[Finding]:
-    if crossing := crossing_sources(manifest.frame):
-        detail = f"{', '.join(crossing[:5])} and its donors stand in several splits"
-        yield Finding("source-crosses-splits", detail, len(crossing), "error", tuple(crossing[:5]))
+def _offset(progress: Progress | None, start: int) -> Progress | None:
+    return None if progress is None else lambda done, total: progress(start + done, start + total)
 
 
 def _printable(text: str) -> str:

@@ -46,7 +46,7 @@ def tabled(tmp_path):
 
 
 def test_a_table_with_windows_separators_and_a_head_above_the_root(tabled):
-    result = scan(tabled, "sagi")
+    result = scan(tabled, "sagi", sample=0)
     frame = result.manifest.frame.set_index("path")
     assert {path: tuple(frame.loc[path, ["variant", "source_id", "generator", "split"]]) for path in frame.index} == {
         "train/coco/original/0000.jpg": ("real", "sagi-coco:train/0000", "", "train"),
@@ -66,7 +66,7 @@ def test_the_folder_above_works_as_well(tabled):
     inside.mkdir()
     for name in ("train", "test", "val"):
         (tabled / name).rename(inside / name)
-    assert len(scan(tabled, "sagi").manifest) == 4
+    assert len(scan(tabled, "sagi", sample=0).manifest) == 4
 
 
 def test_coco_numbers_are_recognised_only_where_they_are_whole(tabled):

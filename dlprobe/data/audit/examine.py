@@ -1,0 +1,143 @@
+"""Look at one image of a manifest: its mask, and its authentic partner where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dlprobe.data.audit.verdict import Verdict, background_verdict
+from dlprobe.data.images import MASK_THRESHOLD, read_image
+from dlprobe.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+#: How many authentic images of the same photograph and size are tried as the partner (crops share a source_id).
+MOST_PARTNERS = 4
+_LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+
+
+class Subject(NamedTuple):
+    """An image to be looked at: the manifest's columns that matter here, and the paths of possible partners."""
+
+    path: str
+    mask: str
+    variant: str
+    generator: str
+    mask_kind: str
+    dataset: str
+    partners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What one image shows.
+
+    Parameters
+    ----------
+    subject : Subject
+        What was looked at.
+    fault : str
+        ``unreadable``, ``mask-unreadable``, ``mask-size`` or ``mask-transposed``, and then nothing else is known.
+    levels : int
+        Grey levels of the mask, 0 if it has none.
+    brightest : int
+        The mask's highest grey level.
+    white_share : float
+        Share of pixels above the threshold.
+    partner : str
+        The authentic image it was compared with.
+    inside, outside : float
+        Mean absolute difference from the partner in white and in black, in grey levels; NaN where unknown.
+    verdict : Verdict or None
+        What the background says.
+    """
+
+    subject: Subject
+    fault: str = ""
+    levels: int = 0
+    brightest: int = 0
+    white_share: float = 0.0
+    partner: str = ""
+    inside: float = float("nan")
+    outside: float = float("nan")
+    verdict: Verdict | None = None
+
+
+def examine(root: Path, subject: Subject) -> Examination:
+    """Decode an image, its mask and its partner, and compare them.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that the paths are relative to.
+    subject : Subject
+        What to look at.
+
+    Returns
+    -------
+    Examination
+    """
+    try:
+        image = read_image(root / subject.path)
+    except DataError:
+        return Examination(subject=subject, fault="unreadable")
+    grey = None
+    if subject.mask:
+        try:
+            grey = grey_levels(root / subject.mask)
+        except DataError:
+            return Examination(subject=subject, fault="mask-unreadable")
+        if grey.shape != image.shape[:2]:
+            turned = grey.shape == image.shape[1::-1]
+            return Examination(subject=subject, fault="mask-transposed" if turned else "mask-size")
+    mask = np.zeros(image.shape[:2], np.bool_) if grey is None else grey > MASK_THRESHOLD
+    partner, original = _partner(root, subject.partners, image)
+    inside, outside = _differences(original, image, mask) if original is not None else (float("nan"), float("nan"))
+    exact = not partner.lower().endswith(_LOSSY_SUFFIXES)
+    return Examination(
+        subject=subject,
+        levels=0 if grey is None else int(np.count_nonzero(np.bincount(grey.ravel(), minlength=256))),
+        brightest=0 if grey is None else int(grey.max()),
+        white_share=float(mask.mean()),
+        partner=partner,
+        inside=inside,
+        outside=outside,
+        verdict=None
+        if original is None
+        else background_verdict(original, image, mask, root / subject.path, exact=exact),
+    )
+
+
+def grey_levels(path: Path) -> NDArray[np.uint8]:
+    """Return a mask's grey levels, colours by their luma; raise `DataError` if it cannot be read."""
+    return np.asarray(Image.fromarray(read_image(path)).convert("L"))
+
+
+def _partner(root: Path, candidates: Sequence[str], image: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8] | None]:
+    """Return the candidate of the same size that is nearest to the image, and its pixels."""
+    nearest: tuple[float, str, NDArray[np.uint8] | None] = (float("inf"), "", None)
+    for path in candidates[:MOST_PARTNERS]:
+        try:
+            original = read_image(root / path)
+        except DataError:
+            continue
+        if original.shape != image.shape:
+            continue
+        distance = float(np.median(cv2.absdiff(original[::4, ::4], image[::4, ::4])))
+        if distance < nearest[0]:
+            nearest = distance, path, original
+    return nearest[1:]
+
+
+def _differences(original: NDArray[np.uint8], image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[float, float]:
+    difference = cv2.absdiff(original, image).mean(axis=2, dtype=np.float32)
+    white, black = difference[mask], difference[~mask]
+    return (float(white.mean()) if white.size else float("nan")), (float(black.mean()) if black.size else float("nan"))

@@ -1,0 +1,134 @@
+"""What the examinations of a sample add up to: faults of masks, polarity, and variants that the pixels contradict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, cast
+
+from dlprobe.data.images import MASK_THRESHOLD
+from dlprobe.data.layouts.base import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dlprobe.data.audit.examine import Examination
+    from dlprobe.data.layouts.base import Guess, Severity
+
+#: A mask is inverted if black differs from the photograph this many times as much as white, in the mean.
+INVERTED_RATIO = 2.0
+#: Differences below this many grey levels say nothing of polarity.
+LEAST_DIFFERENCE = 1.0
+#: Without a partner, masks whose white covers more than this are suspected.
+SUSPECT_SHARE = 0.5
+#: White outside these shares leaves nothing to compare.
+_FULL = 0.995
+#: What the background of each variant has to look like.
+_EXPECTED = {"sp": "sp", "aesp": "sp", "fr": "fr", "ae": "fr"}
+_FAULTS = {
+    "unreadable": "images that open but do not decode to their end",
+    "mask-unreadable": "masks that do not decode",
+    "mask-size": "masks of another size than their image",
+    "mask-transposed": "masks with the two sides of their image exchanged",
+}
+
+
+def mask_findings(examined: Sequence[Examination]) -> Iterator[Finding]:
+    """Yield what is wrong with the sampled masks and images.
+
+    Parameters
+    ----------
+    examined : sequence of Examination
+        The sample.
+
+    Yields
+    ------
+    Finding
+        ``unreadable``, ``mask-unreadable``, ``mask-size``, ``mask-transposed``, ``mask-levels``, ``mask-dark``,
+        ``mask-empty``, ``mask-full``, ``mask-inverted`` and ``mask-mostly-white``.
+    """
+    for fault, detail in _FAULTS.items():
+        yield from _finding(fault, detail, "error", len(examined), [e for e in examined if e.fault == fault])
+    masked = [e for e in examined if e.subject.mask and not e.fault]
+    soft = [e for e in masked if e.levels > 2 and not e.subject.mask_kind.endswith("-soft")]
+    inverted = [e for e in masked if polarity(e) < 0]
+    for name, detail, severity, wrong in (
+        ("mask-levels", "masks with more than two grey levels, of which those above 127 count", "warning", soft),
+        ("mask-dark", "masks not black but nowhere above 127: write 255", "error", [e for e in masked if _dark(e)]),
+        ("mask-empty", "masks without white", "error", [e for e in masked if e.brightest == 0]),
+        ("mask-full", "masks all white, without background", "warning", [e for e in masked if e.white_share > _FULL]),
+        ("mask-inverted", "masks whose black was changed and whose white was kept", "error", inverted),
+    ):
+        yield from _finding(name, detail, severity, len(masked), wrong)
+    yield from _mostly_white(masked)
+
+
+def variant_findings(examined: Sequence[Examination]) -> Iterator[Finding]:
+    """Yield ``variant-contradicted`` for each group of images whose background is not what its variant says."""
+    groups: dict[tuple[str, str, str], list[Examination]] = {}
+    for e in examined:
+        if e.verdict and e.verdict.kind and e.subject.variant in _EXPECTED and polarity(e) >= 0:
+            groups.setdefault((e.subject.dataset, e.subject.generator, e.subject.variant), []).append(e)
+    for (_, generator, variant), group in sorted(groups.items()):
+        wrong = [e for e in group if e.verdict and e.verdict.kind != _EXPECTED[variant]]
+        if wrong:
+            found = wrong[0].verdict.kind if wrong[0].verdict else ""
+            said = f"the background is that of {found} in {len(wrong)} of {len(group)}"
+            detail = f"declared {variant}{_by(generator)}, but {said}"
+            paths = tuple(e.subject.path for e in wrong[:5])
+            yield Finding("variant-contradicted", detail, len(wrong), "error", paths)
+
+
+def settle(guess: Guess, examined: Sequence[Examination]) -> Finding:
+    """Return what the sample says of something that a layout could only guess."""
+    of_guess = [e for e in examined if not e.fault and guess.generator in {"", e.subject.generator} and e.partner]
+    of_guess = [e for e in of_guess if e.subject.variant in _EXPECTED]
+    if guess.check == "polarity":
+        signs = Counter(polarity(e) for e in of_guess if e.subject.mask)
+        good, bad, rest = signs[1], signs[-1], signs[0]
+    else:
+        kinds = [(e.verdict.kind, _EXPECTED[e.subject.variant]) for e in of_guess if e.verdict]
+        good = sum(kind == expected for kind, expected in kinds)
+        rest = sum(not kind for kind, _ in kinds)
+        bad = len(kinds) - good - rest
+    total = good + bad + rest
+    if not total:
+        return Finding("guess", f"{guess.fact}; no sampled image has a partner to check it on", 0, "info")
+    detail = f"{guess.fact}; the pixels agree in {good}, disagree in {bad} and say nothing in {rest} of {total}"
+    return Finding("guess", detail, total, "warning" if bad > good else "info")
+
+
+def polarity(e: Examination) -> int:
+    """Return 1 where white is what was changed, -1 where it is what was kept, 0 where that cannot be told."""
+    if not e.partner or not 0 < e.white_share < 1 or max(e.inside, e.outside) < LEAST_DIFFERENCE:
+        return 0
+    if e.outside > INVERTED_RATIO * e.inside:
+        return -1
+    return int(e.inside > INVERTED_RATIO * e.outside)
+
+
+def _mostly_white(masked: Sequence[Examination]) -> Iterator[Finding]:
+    """Suspect a group of masks without partners whose median white covers more than half."""
+    groups: dict[tuple[str, str, str], list[Examination]] = {}
+    for e in masked:
+        if not e.partner and e.white_share > 0:
+            groups.setdefault((e.subject.dataset, e.subject.generator, e.subject.mask_kind), []).append(e)
+    for (_, generator, _), group in sorted(groups.items()):
+        white = [e for e in group if e.white_share > SUSPECT_SHARE]
+        if 2 * len(white) > len(group):
+            detail = f"white covers more than half in {len(white)} of {len(group)} masks{_by(generator)}: inverted?"
+            yield Finding("mask-mostly-white", detail, len(white), "warning", tuple(e.subject.mask for e in white[:5]))
+
+
+def _finding(name: str, detail: str, severity: str, of: int, wrong: Sequence[Examination]) -> Iterator[Finding]:
+    if wrong:
+        text = f"{detail}: {len(wrong)} of {of} looked at"
+        paths = tuple(e.subject.path for e in wrong[:5])
+        yield Finding(name, text, len(wrong), cast("Severity", severity), paths)
+
+
+def _dark(e: Examination) -> bool:
+    return 0 < e.brightest <= MASK_THRESHOLD
+
+
+def _by(generator: str) -> str:
+    return f" by {generator}" if generator else ""

@@ -43,7 +43,7 @@ class LogitCanvas:
         score = scores_of(logits)[..., -1]
         self.n_windows[box.slices] += 1
         change = score - self._mean[box.slices]
-        self._mean[box.slices] += change / self.n_windows[box.slices].astype(np.float32)
+        self._mean[box.slices] += np.divide(change, self.n_windows[box.slices], dtype=np.float32)
         self._squares[box.slices] += change * (score - self._mean[box.slices])  # Welford 1962
 
     def logits(self, aggregate: str) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from dlprobe.data import label_patches
 from dlprobe.data.labels import IGNORE, TRUTH_SCHEME
-from dlprobe.metrics import LogitHistogram, average_precision, count, f1, iou
+from dlprobe.metrics import LogitHistogram, average_precision, best_f1_bounds, best_f1_thresholds, count, f1, iou
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -103,7 +103,8 @@ def validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column])
             histograms[fold].add(logits, truth[here][known] == 1)
     verdicts = [Verdict(float("nan"), HALF)] * len(columns)
     for fold, members in by_fold.items():
-        scores, thresholds = histograms[fold].best_f1()
+        scores = best_f1_bounds(histograms[fold]).low
+        thresholds = best_f1_thresholds(histograms[fold])
         for i, score, cut in zip(members, scores, thresholds, strict=True):
             verdicts[i] = Verdict(float(score), float(np.clip(cut, -LOGIT_LIMIT, LOGIT_LIMIT)))
     return verdicts

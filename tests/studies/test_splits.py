@@ -1,0 +1,118 @@
+"""Sources never cross, donors stay with their receivers, held-out generators never train."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dlprobe.errors import DataError
+from dlprobe.studies.fitting.splits import UNUSED, assign
+
+
+def windows(n_sources=12, split="", donors=True):
+    rows = []
+    for s in range(n_sources):
+        for generator in ("", "telea", "late"):
+            for _ in range(3):
+                donor = f"p:{s ^ 1}" if donors and generator else ""
+                rows.append((f"p:{s}", donor, generator, split))
+    return pd.DataFrame(rows, columns=["source_id", "donor_id", "generator", "split"])
+
+
+def sources_of(frame, assignment, groups):
+    return set(frame["source_id"][np.isin(assignment.groups, groups)])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_nested_folds_test_each_source_once_and_share_none(seed):
+    frame = windows()
+    found = assign(frame, n_folds=3, hold_out=["late"], seed=seed)
+    tested = [sources_of(frame, found, fold.test) for fold in found.folds]
+    assert set.union(*tested) == set(frame["source_id"])
+    assert sum(map(len, tested)) == 12
+    for fold, test in zip(found.folds, tested, strict=True):
+        train, val = sources_of(frame, found, fold.train), sources_of(frame, found, fold.val)
+        assert not train & val
+        assert not train & test
+        assert not val & test
+        assert train
+        assert val
+        donors = set(frame["donor_id"][frame["source_id"].isin(test)]) - {""}
+        assert donors <= test
+
+
+def test_held_out_generators_are_tested_and_nothing_else():
+    frame = windows()
+    found = assign(frame, n_folds=3, hold_out=["late"])
+    late = frame["generator"] == "late"
+    for fold in found.folds:
+        assert not late[np.isin(found.groups, fold.train + fold.val)].any()
+    assert late[np.isin(found.groups, [g for fold in found.folds for g in fold.test])].sum() == late.sum()
+    assert not late[np.isin(found.groups, found.final)].any()
+    with pytest.raises(DataError, match="no image of the generator lama"):
+        assign(frame, hold_out=["lama"])
+
+
+def test_folds_do_not_depend_on_the_order_of_windows():
+    frame = windows()
+    shuffled = frame.sample(frac=1, random_state=0)
+    first = pd.Series(assign(frame, n_folds=3).groups, frame["source_id"]).groupby(level=0).first()
+    second = pd.Series(assign(shuffled.reset_index(drop=True), n_folds=3).groups, shuffled["source_id"])
+    assert first.to_dict() == second.groupby(level=0).first().to_dict()
+
+
+def test_defaults_few_sources_folds_many_sources_one_split():
+    assert len(assign(windows(12)).folds) == 5
+    many = assign(windows(400, donors=False))
+    assert len(many.folds) == 1
+    shares = [np.mean(many.groups == g) for g in range(3)]
+    assert shares[0] == pytest.approx(0.7, abs=0.07)
+    assert shares[1] == pytest.approx(0.15, abs=0.06)
+
+
+def test_the_manifests_split_is_obeyed_and_validation_is_carved_from_training():
+    frame = windows(40, donors=False)
+    number = frame["source_id"].str[2:].astype(int)
+    frame["split"] = np.where(number < 30, "train", "test")
+    found = assign(frame)
+    assert (found.groups[frame["split"] == "test"] == 2).all()
+    train, val = (sources_of(frame, found, [g]) for g in (0, 1))
+    assert val
+    assert not train & val
+    frame["split"] = np.select([number < 20, number < 30], ["train", "val"], "test")
+    found = assign(frame)
+    assert (found.groups == np.select([number < 20, number < 30], [0, 1], 2)).all()
+
+
+def test_a_source_that_crosses_the_manifests_split_is_refused():
+    frame = windows(12, donors=False)
+    frame["split"] = "train"
+    frame.loc[frame.index[:2], "split"] = "test"
+    with pytest.raises(DataError, match=r"cross the manifest's splits \(first: p:0\)"):
+        assign(frame)
+
+
+def test_a_test_set_takes_its_sources_out_of_training():
+    frame = windows(40, donors=False)
+    test = (frame["source_id"].isin(["p:0", "p:1", "p:2"]) & (frame["generator"] == "telea")).to_numpy()
+    found = assign(frame, test=test)
+    assert (found.groups[test] == 2).all()
+    shared = frame["source_id"].isin(["p:0", "p:1", "p:2"]).to_numpy() & ~test
+    assert (found.groups[shared] == UNUSED).all()
+    assert "3 groups of sources left out" in found.description
+    with pytest.raises(DataError, match="exclude each other"):
+        assign(frame, test=test, n_folds=5)
+
+
+def test_windows_that_take_no_part_have_no_group():
+    frame = windows()
+    kept = np.arange(len(frame)) % 2 == 0
+    found = assign(frame, kept=kept, n_folds=3)
+    assert (found.groups[~kept] == UNUSED).all()
+    assert (found.groups[kept] >= 0).all()
+
+
+def test_too_few_sources_say_so():
+    with pytest.raises(DataError, match="at least 3"):
+        assign(windows(4), n_folds=5)
+    with pytest.raises(DataError, match="leaves no window for"):
+        assign(windows(2, donors=False), n_folds=0)

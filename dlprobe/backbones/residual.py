@@ -10,7 +10,7 @@ It needs no weights and no network: it is the floor that every learned backbone 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -32,34 +32,55 @@ PATCH_PX = 14
 DEFAULT_WINDOW_PX = 504
 DEFAULT_BATCH_SIZE = 8
 
+
+def _line(taps: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return a horizontal filter in the middle row of a 5x5 support."""
+    kernel = np.zeros((5, 5))
+    kernel[2] = taps
+    return kernel
+
+
 #: RGB bytes to Y, Cb, Cr (ITU-R BT.601, full range, no offset).
 YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
-#: High-pass filters on a 5x5 support; each sums to zero, and its largest coefficient is 1.
-KERNELS: dict[str, tuple[tuple[float, ...], ...]] = {
-    "first-horizontal": ((0,) * 5, (0,) * 5, (0, 0, -1, 1, 0), (0,) * 5, (0,) * 5),
-    "first-vertical": ((0,) * 5, (0,) * 5, (0, 0, -1, 0, 0), (0, 0, 1, 0, 0), (0,) * 5),
-    "second-horizontal": ((0,) * 5, (0,) * 5, (0, 0.5, -1, 0.5, 0), (0,) * 5, (0,) * 5),
-    "second-vertical": ((0,) * 5, (0, 0, 0.5, 0, 0), (0, 0, -1, 0, 0), (0, 0, 0.5, 0, 0), (0,) * 5),
-    "square-3x3": (
-        (0,) * 5,
-        (0, -0.25, 0.5, -0.25, 0),
-        (0, 0.5, -1, 0.5, 0),
-        (0, -0.25, 0.5, -0.25, 0),
-        (0,) * 5,
-    ),
-    "square-5x5": (
-        (-1 / 12, 2 / 12, -2 / 12, 2 / 12, -1 / 12),
-        (2 / 12, -6 / 12, 8 / 12, -6 / 12, 2 / 12),
-        (-2 / 12, 8 / 12, -1, 8 / 12, -2 / 12),
-        (2 / 12, -6 / 12, 8 / 12, -6 / 12, 2 / 12),
-        (-1 / 12, 2 / 12, -2 / 12, 2 / 12, -1 / 12),
-    ),
+#: High-pass filters on a 5x5 support; each sums to zero, and its central coefficient is -1.
+KERNELS: dict[str, NDArray[np.float64]] = {
+    "first-horizontal": _line((0, 0, -1, 1, 0)),
+    "first-vertical": _line((0, 0, -1, 1, 0)).T,
+    "second-horizontal": _line((0, 0.5, -1, 0.5, 0)),
+    "second-vertical": _line((0, 0.5, -1, 0.5, 0)).T,
+    "second-diagonal": np.diag((0, 0.5, -1, 0.5, 0)),
+    "second-antidiagonal": np.fliplr(np.diag((0, 0.5, -1, 0.5, 0))),
+    "square-3x3": np.pad(np.array([[-1, 2, -1], [2, -4, 2], [-1, 2, -1]]) / 4, 1),
+    "square-5x5": np.array(
+        [[-1, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]]
+    )
+    / 12,
+    "fourth-horizontal": _line((-1, 4, -6, 4, -1)) / 6,
+    "fourth-vertical": _line((-1, 4, -6, 4, -1)).T / 6,
+    "wide-second-horizontal": _line((0.5, 0, -1, 0, 0.5)),
+    "wide-second-vertical": _line((0.5, 0, -1, 0, 0.5)).T,
 }
-#: A residual counts as small below these many grey levels; the share of small ones is a statistic.
-SMALL = (0.75, 3.0)
-#: The window is looked at in full size, and averaged down by 2.
-REDUCTIONS = (1, 2)
+
+
+class Planes(NamedTuple):
+    """What is measured in some colour channels: which of `KERNELS`, and what counts as a small residual.
+
+    The share of residuals of at most each of `small` grey levels is a statistic, beside their mean magnitude.
+    """
+
+    channels: tuple[int, ...]
+    kernels: tuple[str, ...]
+    small: tuple[float, ...]
+
+
+#: Residuals of grey content are multiples of 1/12: a bound between two of them leaves no decision to rounding.
+TIE_BREAK = 1 / 24
+#: Luma has every kernel and the finer distribution; chroma, which is smoother, the first eight and a coarse one.
+PLANES = (
+    Planes((0,), tuple(KERNELS), (0.25, 0.75, 1.5, 3.0, 6.0)),
+    Planes((1, 2), tuple(KERNELS)[:8], (0.25, 0.75)),
+)
 #: Sides of the surroundings that statistics are taken over, in patches: 14, 42 and 98 px.
 SURROUNDINGS = (1, 3, 7)
 #: Added to a mean magnitude before its logarithm, in grey levels.
@@ -71,13 +92,13 @@ LIMIT = 20.0
 #: Median absolute deviation to standard deviation, of a normal distribution.
 _MAD_TO_SIGMA = 1.4826
 _MARGIN = 2
-_STRIP = 4
+_STRIP_PATCHES = 4
 
 
 class ResidualBackbone:
     """Residual statistics as a backbone (see `dlprobe.backbones.base.Backbone`).
 
-    Every reduction x kernel x colour channel x statistic (logarithm of the mean magnitude, shares of small residuals) x
+    Every plane (kernel x colour channel) x statistic (logarithm of the mean magnitude, shares of small residuals) x
     surroundings gives two numbers: the value, and its distance from the window's median in robust standard deviations.
 
     Parameters
@@ -103,7 +124,7 @@ class ResidualBackbone:
         require_divides(PATCH_PX, window_px, NAME)
         self.device = choose_device(device)
         self.pins = Pins(engine="torch", precision="float32", device=self.device.type, batch_size=batch_size)
-        base = len(REDUCTIONS) * len(KERNELS) * len(YCBCR) * (1 + len(SMALL))
+        base = sum(len(planes.channels) * len(planes.kernels) * (1 + len(planes.small)) for planes in PLANES)
         self.spec = ModelSpec(
             backbone=NAME,
             implementation="residual",
@@ -124,7 +145,10 @@ class ResidualBackbone:
             trained_on="nothing: fixed high-pass filters",
             notes="Fridrich and Kodovsky, Rich Models for Steganalysis of Digital Images, IEEE TIFS 7(3), 2012",
         )
-        self._kernels = torch.tensor(list(KERNELS.values()), dtype=torch.float32, device=self.device)[:, None]
+        self._kernels = [
+            torch.tensor(np.stack([KERNELS[name] for name in planes.kernels]), dtype=torch.float32, device=self.device)
+            for planes in PLANES
+        ]
         self._ycbcr = torch.tensor(YCBCR, dtype=torch.float32, device=self.device)
 
     @property
@@ -176,21 +200,19 @@ class ResidualBackbone:
         return embeddings
 
     def _embed(self, window: torch.Tensor) -> torch.Tensor:
-        planes = (window.to(torch.float32) @ self._ycbcr.T).permute(2, 0, 1).contiguous()
-        parts = [self._statistics(planes, reduction) for reduction in REDUCTIONS]
-        statistics = torch.cat(parts, dim=1)  # (statistic, reduction x channel x kernel, rows, cols)
-        values = [_around(statistics, side) for side in SURROUNDINGS]
-        return torch.cat([*values, *(_robust_z(value) for value in values)]).flatten(0, 1).permute(1, 2, 0)
-
-    def _statistics(self, planes: torch.Tensor, reduction: int) -> torch.Tensor:
-        """Return mean magnitude and shares of small residuals of each patch."""
-        if reduction > 1:
-            planes = F.avg_pool2d(planes, reduction)
-        framed = F.pad(planes[:, None], (_MARGIN,) * 4, mode="reflect")
-        residuals = F.conv2d(framed, self._kernels).flatten(0, 1).abs_()
-        side = self.spec.patch_px // reduction
-        strips = torch.split(residuals, _STRIP * side, dim=1)  # a few rows of patches at a time stay in the cache
-        return torch.cat([_pooled(strip, side) for strip in strips], dim=2)
+        channels = (window.to(torch.float32) @ self._ycbcr.T).permute(2, 0, 1)
+        framed = F.pad(channels[:, None], (_MARGIN,) * 4, mode="reflect")
+        means, shares = [], []
+        for planes, kernels in zip(PLANES, self._kernels, strict=True):
+            residuals = F.conv2d(framed[list(planes.channels)], kernels[:, None]).flatten(0, 1).abs_()
+            strips = torch.split(residuals, _STRIP_PATCHES * PATCH_PX, dim=1)  # a strip stays in the cache
+            pooled = torch.cat([_pooled(strip.contiguous(), planes.small) for strip in strips], dim=2)
+            means.append(pooled[0])
+            shares.append(pooled[1:].flatten(0, 1))
+        statistics = torch.cat([*means, *shares])
+        magnitudes = sum(len(part) for part in means)
+        values = [_around(statistics, side, magnitudes) for side in SURROUNDINGS]
+        return torch.cat([*values, *(_robust_z(value) for value in values)]).permute(1, 2, 0)
 
 
 def load_residual(request: LoadRequest) -> ResidualBackbone:
@@ -220,24 +242,35 @@ def load_residual(request: LoadRequest) -> ResidualBackbone:
     return ResidualBackbone(window_px, request.device, request.batch_size or DEFAULT_BATCH_SIZE)
 
 
-def _pooled(magnitudes: torch.Tensor, side: int) -> torch.Tensor:
-    """Return mean magnitude and shares of small ones in each square of `side` px: (statistic, plane, rows, cols)."""
-    shares = [F.avg_pool2d((magnitudes < bound).to(torch.float32), side) for bound in SMALL]
-    return torch.stack([F.avg_pool2d(magnitudes, side), *shares])
+def _pooled(magnitudes: torch.Tensor, small: tuple[float, ...]) -> torch.Tensor:
+    """Return mean magnitude and shares of small ones in each patch: (statistic, plane, rows, cols)."""
+    below = torch.empty_like(magnitudes)
+    pooled = [_patch_means(magnitudes)]
+    for bound in small:
+        torch.lt(magnitudes, bound + TIE_BREAK, out=below)
+        pooled.append(_patch_means(below))
+    return torch.stack(pooled)
 
 
-def _around(statistics: torch.Tensor, side: int) -> torch.Tensor:
-    """Return means over squares of `side` patches, cut at the border; the first becomes a logarithm."""
+def _patch_means(planes: torch.Tensor) -> torch.Tensor:
+    count, height, width = planes.shape
+    columns = planes.view(count, height // PATCH_PX, PATCH_PX, width).sum(2)
+    sums = columns.view(count, height // PATCH_PX, width // PATCH_PX, PATCH_PX).sum(3)
+    return sums / PATCH_PX**2
+
+
+def _around(statistics: torch.Tensor, side: int, magnitudes: int) -> torch.Tensor:
+    """Return means over squares of `side` patches, cut at the border; the first `magnitudes` become logarithms."""
     means = F.avg_pool2d(statistics, side, stride=1, padding=side // 2, count_include_pad=False)
-    means[0] = (means[0] + FLOOR).log_()
+    means[:magnitudes] = (means[:magnitudes] + FLOOR).log_()
     return means
 
 
 def _robust_z(values: torch.Tensor) -> torch.Tensor:
     """Return distances from the median over the grid, in robust standard deviations."""
-    flat = values.flatten(2)
-    centred = flat - flat.median(dim=2, keepdim=True).values
-    spread = _MAD_TO_SIGMA * centred.abs().median(dim=2, keepdim=True).values + SPREAD_FLOOR
+    flat = values.flatten(1)
+    centred = flat - flat.median(dim=1, keepdim=True).values
+    spread = _MAD_TO_SIGMA * centred.abs().median(dim=1, keepdim=True).values + SPREAD_FLOOR
     return (centred / spread).clamp_(-LIMIT, LIMIT).view_as(values)
 
 
@@ -245,9 +278,9 @@ def _constants_sha256() -> str:
     return fingerprint(
         {
             "ycbcr": YCBCR,
-            "kernels": KERNELS,
-            "small": SMALL,
-            "reductions": REDUCTIONS,
+            "kernels": {name: kernel.tolist() for name, kernel in KERNELS.items()},
+            "planes": PLANES,
+            "tie_break": TIE_BREAK,
             "surroundings": SURROUNDINGS,
             "floor": FLOOR,
             "spread_floor": SPREAD_FLOOR,

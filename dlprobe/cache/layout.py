@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 #: What stored data says that it is.
 SCHEMA = {"kind": "dlprobe-features", "version": 1}
 WINDOW_FIELDS = ("image", "view", "y", "x", "h", "w")
-BLOCK_ARRAYS = ("embeddings", "coverage", "regions", "moments")
 FIXED_ARRAYS = ("windows", "manifest", "reference")
 RECORDS, LOCKS = "records", "locks"
 ROOT_RECORD = "root.json"
@@ -30,14 +29,13 @@ ZSTD_LEVEL = 3
 
 @dataclass(frozen=True, slots=True)
 class ArrayLayout:
-    """One stored array: names of its axes, shape, shape of a chunk, type, and whether chunks are compressed."""
+    """One stored array: names of its axes, shape, shape of a chunk, and type."""
 
     name: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     dtype: np.dtype[Any]
-    compressed: bool = False
 
     @property
     def chunk_bytes(self) -> int:
@@ -78,28 +76,29 @@ class Layout:
         start = block * self.spec.block_windows
         return start, min(start + self.spec.block_windows, self.n_windows)
 
+    @property
+    def block_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that are stored block by block."""
+        return tuple(name for name in self.arrays() if name not in FIXED_ARRAYS)
+
     def arrays(self) -> dict[str, ArrayLayout]:
         """Return the arrays by name."""
         return {array.name: array for array in self._arrays()}
 
     def _arrays(self) -> Iterator[ArrayLayout]:
         model, grid = self.spec.model, self.spec.model.grid
-        per_window = {
+        per_window: dict[str, tuple[tuple[str, ...], tuple[int, ...], str]] = {
             "embeddings": (("row", "col", "feature"), (grid, grid, model.width), self.spec.dtype),
             "coverage": (("row", "col", "class"), (grid, grid, len(COVERAGE_CLASSES)), "uint8"),
             "regions": (("y", "x"), (model.window_px, model.window_px), "uint8"),
             "moments": (("moment", "feature"), (2, model.width), "float32"),
         }
+        if self.spec.dtype == "int8":
+            per_window["scale"] = (("feature",), (model.width,), "float32")
         for name, (dims, shape, dtype) in per_window.items():
-            yield ArrayLayout(
-                name,
-                ("window", *dims),
-                (self.n_windows, *shape),
-                (self.spec.block_windows, *shape),
-                np.dtype(dtype),
-                compressed=name == "regions",
-            )
-        fixed = {
+            rows, chunk = (self.n_windows, *shape), (self.spec.block_windows, *shape)
+            yield ArrayLayout(name, ("window", *dims), rows, chunk, np.dtype(dtype))
+        fixed: dict[str, tuple[tuple[str, ...], tuple[int, ...], str]] = {
             "windows": (("window", "field"), (self.n_windows, len(WINDOW_FIELDS)), "int32"),
             "manifest": (("byte",), (self.manifest_bytes,), "uint8"),
             "reference": (("row", "col", "feature"), (grid, grid, model.width), "float32"),

@@ -15,6 +15,7 @@ from dlprobe.cache.buffers import Buffers
 from dlprobe.cache.layout import WINDOW_FIELDS, record_path
 from dlprobe.cache.records import BlockRecord, Reject, read_block_record
 from dlprobe.cache.stores import open_store
+from dlprobe.cache.stores.codecs import dequantise
 from dlprobe.cache.stores.gather import runs, scatter
 from dlprobe.cache.stream import stream
 from dlprobe.data.manifest import Manifest
@@ -44,7 +45,7 @@ class Block:
     Attributes
     ----------
     embeddings : ndarray, shape (n, rows, cols, width)
-        In the stored type.
+        In the stored type; float32 from a cache in int8.
     coverage : ndarray of uint8, shape (n, rows, cols, 4)
         PRISTINE, AUTOENCODED, INPAINTED, VOID in 255ths.
     windows : ndarray of int64, shape (n,)
@@ -94,9 +95,13 @@ class FeatureCache:
         self._arrays = self._layout.arrays()
         self.cache_spec: CacheSpec = self._layout.spec
         self.model_spec: ModelSpec = self.cache_spec.model
-        self.pins = Pins(**self.store.attrs["pins"])
-        self.software: dict[str, str] = dict(self.store.attrs["software"])
-        self.origin: dict[str, str] = dict(self.store.attrs["origin"])
+        try:
+            self.pins = Pins(**self.store.attrs["pins"])
+            self.software: dict[str, str] = dict(self.store.attrs["software"])
+            self.origin: dict[str, str] = dict(self.store.attrs["origin"])
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"the attributes of {path} are damaged ({error}); run `dlprobe cache verify {path}`"
+            raise CacheError(msg) from error
         self.n_blocks = self._layout.n_blocks
         rows, cols, width = self._arrays["embeddings"].shape[1:]
         self.shape: tuple[int, int, int, int] = (self._layout.n_windows, rows, cols, width)
@@ -197,7 +202,11 @@ class FeatureCache:
         indices = self._indices(window_indices)
         self._refuse_rejected(indices)
         take = self._buffers.take
-        return Block(self._gather("embeddings", indices, take), self._gather("coverage", indices, take), indices)
+        embeddings = self._gather("embeddings", indices, take)
+        if self.cache_spec.dtype == "int8":
+            out = take(embeddings.shape, np.dtype(np.float32))
+            embeddings = dequantise(embeddings, self._gather("scale", indices), out)
+        return Block(embeddings, self._gather("coverage", indices, take), indices)
 
     def blocks(
         self,
@@ -310,7 +319,7 @@ class FeatureCache:
         array = self._arrays[name]
         out = take((len(indices), *array.chunk[1:]), array.dtype)
         for block, parts in _by_block(indices, self.cache_spec.block_windows).items():
-            if array.compressed:
+            if name in self.store.packed:
                 self._unpack(array, block, parts, out)
             else:
                 self._scatter(array, block, parts, out)

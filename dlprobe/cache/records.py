@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dlprobe.errors import CacheError
 from dlprobe.publish import publish
-from dlprobe.spec import canonical_json, sha256_of_file
+from dlprobe.spec import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import BinaryIO
 
+_PIECE_BYTES = 1 << 22
 _CHECKSUM = "checksum"
 
 
@@ -34,9 +37,25 @@ class Digest:
         return cls(memoryview(data).nbytes, hashlib.sha256(data).hexdigest())
 
     @classmethod
-    def of_file(cls, path: Path) -> Digest | None:
-        """Measure a file; None if there is none."""
-        return cls(path.stat().st_size, sha256_of_file(path)) if path.is_file() else None
+    def of_named(cls, root: Path, name: str) -> Digest | None:
+        """Measure a file, or ``FILE#START-STOP`` of one, below `root`; None if it is not all there."""
+        file, _, part = name.partition("#")
+        try:
+            with (root / file).open("rb") as handle:
+                start, stop = map(int, part.split("-")) if part else (0, os.fstat(handle.fileno()).st_size)
+                return cls.of_open(handle, start, stop - start)
+        except FileNotFoundError:
+            return None
+
+    @classmethod
+    def of_open(cls, handle: BinaryIO, start: int, length: int) -> Digest | None:
+        """Measure part of an open file; None if the file ends before."""
+        hasher, left = hashlib.sha256(), length
+        handle.seek(start)
+        while left and (piece := handle.read(min(left, _PIECE_BYTES))):
+            hasher.update(piece)
+            left -= len(piece)
+        return None if left else cls(length, hasher.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

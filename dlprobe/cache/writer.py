@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlprobe.cache.layout import BLOCK_ARRAYS, LOCKS, RECORDS, ROOT_RECORD, Layout, attributes, record_path
+from dlprobe.cache.layout import LOCKS, RECORDS, ROOT_RECORD, Layout, attributes, record_path
 from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
 from dlprobe.cache.records import BlockRecord, Digest, Reject, RootRecord, read_block_record, write_record
-from dlprobe.cache.stores import STORED_NAMES, ZarrFolder, open_store
+from dlprobe.cache.stores import STORED_NAMES, STORES, open_store, store_kind
 from dlprobe.errors import CacheError, OutputError
-from dlprobe.publish import SCRATCH_PREFIX
+from dlprobe.publish import SCRATCH_PREFIX, fsync
 from dlprobe.spec import Pins, require_same
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class CachePlan:
         Where the backbone's weights came from: ``weights``, ``licence``, ``trained_on``; no identity.
     software : mapping of str to str
         Versions of libraries.
+    store : {"zarr", "hdf5"} or None
+        Back end of a new cache; None stands for Zarr, or for what is there.
+    compress : bool
+        Compress every array of a new cache, and not only region maps. Neither is part of the identity.
     """
 
     spec: CacheSpec
@@ -58,6 +62,14 @@ class CachePlan:
     reference: NDArray[np.float32]
     software: Mapping[str, str]
     origin: Mapping[str, str]
+    store: str | None = None
+    compress: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `CacheError` if there is no such back end."""
+        if self.store is not None and self.store not in STORES:
+            msg = f"no back end {self.store!r}; write one of {', '.join(STORES)}"
+            raise CacheError(msg)
 
     @property
     def layout(self) -> Layout:
@@ -107,6 +119,7 @@ class CacheWriter:
     def forget(self, block: int) -> None:
         """Withdraw a block, its record first, so that it can be written again."""
         record_path(self.root, block).unlink(missing_ok=True)
+        fsync(self.root / RECORDS)
         self._store.drop(block)
 
     def discard(self) -> None:
@@ -128,7 +141,7 @@ class CacheWriter:
         block : int
             Its number.
         arrays : mapping of str to ndarray
-            For each of `BLOCK_ARRAYS` one chunk, padded with zeros to its full shape.
+            For each of `Layout.block_arrays` one chunk, padded with zeros to its full shape.
         images : mapping of str to str
             sha256 of each image file touched, by path.
         rejects : tuple of Reject
@@ -142,7 +155,7 @@ class CacheWriter:
         layouts = self.layout.arrays()
         try:
             chunks = {}
-            for name in BLOCK_ARRAYS:
+            for name in self.layout.block_arrays:
                 chunk = np.ascontiguousarray(arrays[name])
                 if chunk.shape != layouts[name].chunk or chunk.dtype != layouts[name].dtype:
                     msg = f"{name}: {chunk.dtype}{chunk.shape} is no chunk of {layouts[name]}"
@@ -209,27 +222,35 @@ def _require_ours(root: Path) -> None:
     if not root.is_dir():
         raise OutputError(msg)
     names = {path.name for path in root.iterdir() if not path.name.startswith(SCRATCH_PREFIX)}
-    begun = LOCKS in names and names <= {LOCKS, RECORDS, *STORED_NAMES}
+    begun = LOCKS in names and names <= {LOCKS, RECORDS, *STORED_NAMES.values()}
     if names and not begun:
         raise OutputError(msg)
 
 
 def _set_up(root: Path, plan: CachePlan) -> Store:
     try:
-        for name in STORED_NAMES:
-            shutil.rmtree(root / name, ignore_errors=True)  # of a process killed before the root record
+        for name in STORED_NAMES.values():
+            _remove(root / name)  # of a process killed before the root record
         (root / RECORDS).mkdir(exist_ok=True)
-        store = ZarrFolder.create(
-            root, plan.layout, attributes(plan.spec, plan.pins, plan.software, plan.origin), plan.fixed
-        )
-        files = {name: Digest.of(root.joinpath(name).read_bytes()) for name in store.fixed_names()}
-        write_record(root / RECORDS / ROOT_RECORD, RootRecord(plan.spec.fingerprint, files))
+        attrs = attributes(plan.spec, plan.pins, plan.software, plan.origin)
+        back_end: type[Store] = STORES[plan.store or "zarr"]
+        store = back_end.create(root, plan.layout, attrs, plan.fixed, compress=plan.compress)
+        write_record(root / RECORDS / ROOT_RECORD, root_record(store))
     except OSError as error:
         raise _disk_error(error, root) from error
     return store
 
 
+def root_record(store: Store) -> RootRecord:
+    """Return the record of what a back end holds beside its blocks."""
+    found = {name: Digest.of_named(store.root, name) for name in store.fixed_names()}
+    return RootRecord(store.layout.spec.fingerprint, {name: digest for name, digest in found.items() if digest})
+
+
 def _resume(root: Path, plan: CachePlan, *, allow_mixed: bool) -> Store:
+    if plan.store not in {None, kind := store_kind(root)}:
+        msg = f"{root} is kept in {kind}, not in {plan.store}; leave the back end out, or use `dlprobe cache convert`"
+        raise OutputError(msg)
     store = open_store(root)
     advice = "give the same manifest and settings, or another path"
     require_same(store.layout.spec, plan.spec, f"the cache {root} and this extraction", advice)
@@ -257,20 +278,24 @@ def _sweep(store: Store, shard: Shard) -> None:
     if others:
         return
     for path in list(store.root.rglob(f"{SCRATCH_PREFIX}*")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def _take_away_unused(root: Path, shard: Shard, *, made: bool) -> None:
     with hold_setup(root):
         if other_writers(root, shard) or any(p.name != ROOT_RECORD for p in (root / RECORDS).glob("*.json")):
             return
-        for name in (*STORED_NAMES, RECORDS, LOCKS):
-            shutil.rmtree(root / name, ignore_errors=True)
+        for name in (*STORED_NAMES.values(), RECORDS, LOCKS):
+            _remove(root / name)
         if made:
             root.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _disk_error(error: OSError, root: Path) -> CacheError | OSError:

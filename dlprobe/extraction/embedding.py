@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlprobe.cache.layout import BLOCK_ARRAYS
 from dlprobe.cache.records import Reject
+from dlprobe.cache.stores.codecs import dequantise, quantise, to_float
 from dlprobe.data.labels import FULL, patch_coverage
 from dlprobe.data.provenance import COVERAGE_CLASSES, Provenance
-from dlprobe.errors import BackboneError, CacheError
+from dlprobe.errors import BackboneError
 from dlprobe.extraction.decoding import Unreadable
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def compute_block(backbone: Backbone, manifest: Manifest, layout: Layout, block:
         If the backbone returns another shape than its identity says.
     """
     start, stop = layout.block_range(block)
-    arrays = {name: np.zeros(layout.arrays()[name].chunk, layout.arrays()[name].dtype) for name in BLOCK_ARRAYS}
+    arrays = {name: np.zeros(layout.arrays()[name].chunk, layout.arrays()[name].dtype) for name in layout.block_arrays}
     arrays["regions"][: stop - start] = Provenance.VOID
     paths = manifest.frame["path"]
     pixels: dict[int, NDArray[np.uint8]] = {}
@@ -76,13 +76,13 @@ def compute_block(backbone: Backbone, manifest: Manifest, layout: Layout, block:
         arrays["regions"][part.positions] = found.regions
         pixels.update(zip(part.positions.tolist(), found.pixels, strict=True))
     names = {position: str(paths.iloc[part.image]) for part, _ in decoded for position in part.positions.tolist()}
-    for position in _embed(backbone, pixels, names, arrays["embeddings"]):
+    for position in _embed(backbone, pixels, names, arrays):
         arrays["regions"][position] = Provenance.VOID
         reason = f"{backbone.spec.backbone} gives values that are not finite for this window"
         rejects.append(Reject(names[position], reason, (start + position,)))
     void = [window - start for reject in rejects for window in reject.windows]
     arrays["coverage"][: stop - start] = patch_coverage(arrays["regions"][: stop - start], layout.spec.model.patch_px)
-    arrays["moments"][:] = moments(arrays["embeddings"])
+    arrays["moments"][:] = moments(arrays["embeddings"], arrays.get("scale"))
     arrays["coverage"][void] = 0
     arrays["coverage"][void, ..., _VOID_CLASS] = FULL
     return BlockContent(arrays, images, tuple(rejects))
@@ -113,13 +113,15 @@ def run_backbone(backbone: Backbone, windows: NDArray[np.uint8]) -> NDArray[np.f
     return tokens
 
 
-def moments(embeddings: NDArray[Any]) -> NDArray[np.float32]:
+def moments(embeddings: NDArray[Any], scale: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Return sums and sums of squares over each window's patches, accumulated in float64.
 
     Parameters
     ----------
     embeddings : ndarray, shape (n, rows, cols, width)
         As stored.
+    scale : ndarray of float32, shape (n, width), optional
+        Of embeddings stored in int8.
 
     Returns
     -------
@@ -127,40 +129,29 @@ def moments(embeddings: NDArray[Any]) -> NDArray[np.float32]:
     """
     out = np.empty((len(embeddings), 2, embeddings.shape[-1]), np.float32)
     for window, tokens in enumerate(embeddings):
-        values = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+        floats = tokens if scale is None else dequantise(tokens[None], scale[window : window + 1])[0]
+        values = floats.reshape(-1, tokens.shape[-1]).astype(np.float64)
         out[window] = values.sum(axis=0), np.einsum("pf,pf->f", values, values)
     return out
 
 
 def _embed(
-    backbone: Backbone, pixels: dict[int, NDArray[np.uint8]], names: dict[int, str], out: NDArray[Any]
+    backbone: Backbone, pixels: dict[int, NDArray[np.uint8]], names: dict[int, str], arrays: dict[str, NDArray[Any]]
 ) -> list[int]:
-    """Fill `out` and return the positions of windows with values that are not finite, left zero."""
+    """Fill the embeddings and return the positions of windows with values that are not finite, left zero."""
     positions = sorted(pixels)
     refused: list[int] = []
-    size = backbone.pins.batch_size
+    size, out = backbone.pins.batch_size, arrays["embeddings"]
     for batch in (positions[i : i + size] for i in range(0, len(positions), size)):
         tokens = run_backbone(backbone, np.stack([pixels[position] for position in batch]))
         for position, values in zip(batch, tokens, strict=True):
-            if np.isfinite(values).all():
-                out[position] = _stored(values, out.dtype, names[position])
-            else:
+            if not np.isfinite(values).all():
                 refused.append(position)
+            elif "scale" in arrays:
+                out[position], arrays["scale"][position] = quantise(values)
+            else:
+                out[position] = to_float(values, out.dtype, names[position])
     return refused
-
-
-def _stored(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    with np.errstate(over="ignore"):
-        stored = values.astype(dtype)
-    if np.isinf(stored).any():
-        largest = np.abs(values).max(axis=(0, 1))
-        channel = int(largest.argmax())
-        msg = (
-            f"channel {channel} reaches {largest[channel]:.4g} in {name}, too large for {dtype.name}; "
-            "extract to another path with dtype float32 (--dtype float32)"
-        )
-        raise CacheError(msg)
-    return stored
 
 
 def _grid(spec: ModelSpec) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dlprobe.backbones.base import require_divides
 from dlprobe.cache.layout import Layout
+from dlprobe.cache.stores.codecs import DTYPES
 from dlprobe.data.tiling import tile, working_size
 from dlprobe.errors import DataError
 from dlprobe.spec import CacheSpec, Dtype
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from dlprobe.data.manifest import Manifest
     from dlprobe.spec import ModelSpec
 
-DTYPES = ("float16", "float32")
 BLOCK_BYTES = 64 << 20
 MOST_BLOCK_WINDOWS = 64
 
@@ -50,9 +50,9 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """Bytes of embeddings, coverage and moments on the disk; region maps, compressed, add little."""
+        """Bytes on the disk without region maps, which, compressed, add little."""
         arrays = self._layout.arrays()
-        return self.n_blocks * sum(arrays[name].chunk_bytes for name in ("embeddings", "coverage", "moments"))
+        return self.n_blocks * sum(arrays[name].chunk_bytes for name in self._layout.block_arrays if name != "regions")
 
     @property
     def _layout(self) -> Layout:
@@ -87,7 +87,7 @@ def plan(
         Views of each window; only the clean one can be extracted.
     degrade : str, optional
         Degradations of further views.
-    dtype : {"float16", "float32"}
+    dtype : {"float16", "float32", "int8"}
         Of the stored embeddings.
     block_windows : int, optional
         Windows in a block; else as many as make about 64 MiB, at most 64 and no more than there are.

@@ -1,7 +1,7 @@
 """Run an extraction in child processes and kill each with SIGKILL after a random time, until one survives.
 
-Usage: killer.py IMAGES CACHE SEED KILLS. Prints one JSON object: how many children were killed, and what the killed
-ones left behind. It forks from a process that has loaded everything, so that a child works from its first millisecond.
+Usage: killer.py IMAGES CACHE SEED KILLS STORE. Prints a JSON list: what each killed child left behind. It forks from a
+process that has loaded torch, so that a child is soon at work.
 """
 
 import json
@@ -31,7 +31,7 @@ def leftovers(cache):
     }
 
 
-def main(images, cache, seed, kills):
+def main(images, cache, seed, kills, store):
     rng = random.Random(seed)
     manifest = projection.write_images(Path(images), projection.SIZES * 2)
     backbone = projection.Projection()
@@ -47,6 +47,7 @@ def main(images, cache, seed, kills):
                 cache,
                 stride_px=40,
                 block_windows=2,
+                store=store,
                 progress=lambda *_, pipe=tell: os.write(pipe, b"."),
             )
             os._exit(0)
@@ -65,4 +66,4 @@ def main(images, cache, seed, kills):
     sys.stdout.write(json.dumps(seen))
 
 
-main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

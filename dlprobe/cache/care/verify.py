@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dlprobe.cache.layout import BLOCK_ARRAYS, RECORDS, ROOT_RECORD, record_path
+from dlprobe.cache.layout import RECORDS, ROOT_RECORD, record_path
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.cache.records import Digest, read_root_record
 from dlprobe.cache.stores import require_cache
@@ -16,11 +15,9 @@ from dlprobe.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
 
     from dlprobe.cache.stores import Extent
 
-_PIECE_BYTES = 1 << 22
 _DIFFERS = "differs from its checksum"
 
 
@@ -66,7 +63,7 @@ def _verify_fixed(root: Path) -> list[Damage]:
         record = read_root_record(root / RECORDS / ROOT_RECORD)
     except CacheError as error:
         return [Damage(f"{RECORDS}/{ROOT_RECORD}", None, (), str(error))]
-    present = {name: Digest.of_file(root / name) for name in record.files}
+    present = {name: Digest.of_named(root, name) for name in record.files}
     return [
         Damage(name, None, (), _DIFFERS if present[name] else "missing")
         for name, digest in record.files.items()
@@ -82,7 +79,7 @@ def _verify_block(cache: FeatureCache, block: int) -> Iterator[Damage]:
         reason = str(error) if path.exists() else "missing: never written, or lost"
         yield Damage(str(path.relative_to(cache.path)), block, _images(cache, block), reason)
         return
-    for name in BLOCK_ARRAYS:
+    for name in record.chunks:
         if found := _compare(cache.store.extent(name, block), record.chunks[name]):
             file = cache.store.extent(name, block).path.relative_to(cache.path)
             yield Damage(str(file), block, _images(cache, block), found)
@@ -94,18 +91,9 @@ def _compare(extent: Extent, expected: Digest) -> str | None:
             size = os.fstat(file.fileno()).st_size
             if extent.alone and size != expected.length:
                 return f"{size} bytes, recorded were {expected.length}"
-            return None if _sha256(file, extent.offset, expected.length) == expected.sha256 else _DIFFERS
+            return None if Digest.of_open(file, extent.offset, expected.length) == expected else _DIFFERS
     except FileNotFoundError:
         return "missing"
-
-
-def _sha256(file: BinaryIO, offset: int, length: int) -> str:
-    hasher = hashlib.sha256()
-    file.seek(offset)
-    while length and (piece := file.read(min(length, _PIECE_BYTES))):
-        hasher.update(piece)
-        length -= len(piece)
-    return hasher.hexdigest()
 
 
 def _images(cache: FeatureCache, block: int) -> tuple[str, ...]:

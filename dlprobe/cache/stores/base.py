@@ -25,10 +25,29 @@ class Store(Protocol):
 
     root: Path
     layout: Layout
+    attrs: Mapping[str, Any]
+    #: Names of the arrays whose chunks are compressed.
+    packed: frozenset[str]
 
-    @property
-    def attrs(self) -> Mapping[str, Any]:
-        """What the cache says of itself."""
+    @classmethod
+    def create(
+        cls, root: Path, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
+    ) -> Store:
+        """Make everything that belongs to no block, whole or not at all, and durable.
+
+        Parameters
+        ----------
+        root : Path
+            Folder of the cache.
+        layout : Layout
+            Arrays to be.
+        attrs : mapping
+            What the cache says of itself, as JSON values.
+        fixed : mapping of str to bytes
+            Content of the arrays that belong to no block.
+        compress : bool
+            Compress every block array and not only region maps; raise `CacheError` where that cannot be done.
+        """
         ...
 
     def fixed(self, name: str) -> bytes:
@@ -36,7 +55,7 @@ class Store(Protocol):
         ...
 
     def fixed_names(self) -> list[str]:
-        """Return the names, relative to the cache, of all files whose every byte belongs to no block."""
+        """Return the names of all files, or ``FILE#START-STOP`` of all parts of files, that belong to no block."""
         ...
 
     def extent(self, name: str, block: int) -> Extent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dlprobe.cache.layout import BLOCK_ARRAYS, ZSTD_LEVEL, Layout, require_schema
+from dlprobe.cache.layout import FIXED_ARRAYS, ZSTD_LEVEL, Layout, require_schema
 from dlprobe.cache.records import Digest
 from dlprobe.cache.stores.base import Extent
 from dlprobe.errors import CacheError, IdentityError
@@ -48,14 +48,20 @@ class ZarrFolder:
             raise _damaged(self.folder, str(error)) from error
         self.layout = Layout(spec, *counts)
         self._arrays = self.layout.arrays()
-        for array in self._arrays.values():
-            _require_metadata(self.folder / array.name / _METADATA, array)
+        self.packed = frozenset(
+            array.name
+            for array in self._arrays.values()
+            if _require_metadata(self.folder / array.name / _METADATA, array)["codecs"][-1]["name"] == "zstd"
+        )
 
     @classmethod
-    def create(cls, root: Path, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes]) -> ZarrFolder:
+    def create(
+        cls, root: Path, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
+    ) -> ZarrFolder:
         """Make the group with its fixed arrays, whole or not at all, and durable."""
+        packed = set(layout.block_arrays) if compress else {"regions"}
         with publish(root / FOLDER, durable=True) as scratch:
-            _write_metadata(scratch, layout, attrs)
+            _write_metadata(scratch, layout, attrs, packed)
             for name, data in fixed.items():
                 (scratch / name / _key(layout.arrays()[name], 0)).write_bytes(data)
             for path in scratch.rglob("*"):
@@ -76,7 +82,7 @@ class ZarrFolder:
         names = [_METADATA]
         for array in self._arrays.values():
             names.append(f"{array.name}/{_METADATA}")
-            if array.name not in BLOCK_ARRAYS:
+            if array.name in FIXED_ARRAYS:
                 names.append(f"{array.name}/{_key(array, 0)}")
         return [f"{FOLDER}/{name}" for name in names]
 
@@ -86,7 +92,7 @@ class ZarrFolder:
 
     def put(self, name: str, block: int, data: memoryview) -> Digest:
         """Write the file of a chunk durably."""
-        stored = memoryview(_zstd().encode(data)) if self._arrays[name].compressed else data
+        stored = memoryview(_zstd().encode(data)) if name in self.packed else data
         with publish(self.extent(name, block).path, durable=True) as scratch:
             scratch.write_bytes(stored)
         return Digest.of(stored)
@@ -103,7 +109,7 @@ class ZarrFolder:
 
     def drop(self, block: int) -> None:
         """Remove the chunk files of a block."""
-        for name in BLOCK_ARRAYS:
+        for name in self.layout.block_arrays:
             self.extent(name, block).path.unlink(missing_ok=True)
 
 
@@ -117,7 +123,7 @@ def _zstd() -> Any:
     return Zstd(level=ZSTD_LEVEL)
 
 
-def _write_metadata(folder: Path, layout: Layout, attrs: Mapping[str, Any]) -> None:
+def _write_metadata(folder: Path, layout: Layout, attrs: Mapping[str, Any], packed: set[str]) -> None:
     import zarr
     from zarr.codecs import ZstdCodec
 
@@ -129,14 +135,14 @@ def _write_metadata(folder: Path, layout: Layout, attrs: Mapping[str, Any]) -> N
             chunks=array.chunk,
             dtype=array.dtype,
             filters=None,
-            compressors=ZstdCodec(level=ZSTD_LEVEL) if array.compressed else None,
+            compressors=ZstdCodec(level=ZSTD_LEVEL) if array.name in packed else None,
             fill_value=0,
             dimension_names=array.dims,
             chunk_key_encoding={"name": "default", "separator": "."},
         )
 
 
-def _require_metadata(path: Path, array: ArrayLayout) -> None:
+def _require_metadata(path: Path, array: ArrayLayout) -> dict[str, Any]:
     found = _read_json(path)
     expected = {
         "shape": list(array.shape),
@@ -146,6 +152,10 @@ def _require_metadata(path: Path, array: ArrayLayout) -> None:
     for key, value in expected.items():
         if found.get(key) != value:
             raise _damaged(path, f"{key} is {found.get(key)}, expected {value}")
+    names = [codec.get("name") if isinstance(codec, dict) else codec for codec in found.get("codecs", ())]
+    if names not in (["bytes"], ["bytes", "zstd"]):
+        raise _damaged(path, f"codecs are {names}")
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

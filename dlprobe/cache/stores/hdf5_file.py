@@ -1,0 +1,175 @@
+"""The HDF5 back end: contiguous datasets in one file, whose blocks are written at their offsets.
+
+h5py makes the file once and reads its metadata; blocks are written and read without it, so that no order of writing and
+no moment of a kill changes a byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from dlprobe.cache.layout import FIXED_ARRAYS, Layout, require_schema
+from dlprobe.cache.records import Digest
+from dlprobe.cache.stores.base import Extent
+from dlprobe.errors import CacheError, IdentityError
+from dlprobe.publish import publish
+from dlprobe.spec import CacheSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import h5py
+
+    from dlprobe.cache.layout import ArrayLayout
+
+FILE = "features.h5"
+#: Datasets of at least this many bytes begin at a multiple of the page size.
+_ALIGNED_BYTES, _PAGE_BYTES = 1 << 16, 4096
+
+
+class Hdf5File:
+    """A cache whose arrays are datasets of ``features.h5``.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the cache.
+
+    Raises
+    ------
+    CacheError
+        If there is no such file, or it is not what this release writes.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.path = root / FILE
+        self.packed: frozenset[str] = frozenset()
+        attrs, counts, found = _read_metadata(self.path)
+        self.attrs: Mapping[str, Any] = attrs
+        require_schema(self.attrs, self.path)
+        try:
+            self.layout = Layout(CacheSpec.from_dict(self.attrs["cache_spec"]), *counts)
+        except (KeyError, TypeError, IdentityError) as error:
+            raise _damaged(self.path, str(error)) from error
+        self._arrays = self.layout.arrays()
+        for name, array in self._arrays.items():
+            expected = (array.shape, array.dtype.str)
+            if name not in found or found[name][1:] != expected:
+                raise _damaged(self.path, f"{name} is {found.get(name, ('missing',))[1:]}, expected {expected}")
+        self._offsets = {name: found[name][0] for name in self._arrays}
+
+    @classmethod
+    def create(
+        cls, root: Path, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
+    ) -> Hdf5File:
+        """Make the file with room for every block and with its fixed arrays, whole or not at all, and durable."""
+        if compress:
+            msg = f"{root / FILE} cannot be compressed: its blocks lie at fixed places; use the Zarr back end"
+            raise CacheError(msg)
+        with publish(root / FILE, durable=True) as scratch:
+            offsets = _write_metadata(scratch, layout, attrs)
+            with scratch.open("r+b") as file:
+                for name, data in fixed.items():
+                    file.seek(offsets[name])
+                    file.write(data)
+        return cls(root)
+
+    def fixed(self, name: str) -> bytes:
+        """Return the bytes of an array that belongs to no block."""
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[name])
+            data = file.read(self._arrays[name].chunk_bytes)
+        if len(data) != self._arrays[name].chunk_bytes:
+            raise _damaged(self.path, f"{name} has {len(data)} bytes")
+        return data
+
+    def fixed_names(self) -> list[str]:
+        """Return the parts of the file between, before and after the arrays that are stored block by block."""
+        blocks = sorted(
+            (self._offsets[name], self._offsets[name] + self.layout.n_windows * array.row_bytes)
+            for name, array in self._arrays.items()
+            if name not in FIXED_ARRAYS
+        )
+        starts = [0, *(stop for _, stop in blocks)]
+        stops = [*(start for start, _ in blocks), self.path.stat().st_size]
+        return [f"{FILE}#{start}-{stop}" for start, stop in zip(starts, stops, strict=True) if start < stop]
+
+    def extent(self, name: str, block: int) -> Extent:
+        """Return the place of a chunk in the file."""
+        start, _ = self.layout.block_range(block)
+        return Extent(self.path, self._offsets[name] + start * self._arrays[name].row_bytes, alone=False)
+
+    def put(self, name: str, block: int, data: memoryview) -> Digest:
+        """Write the windows of a chunk, without padding, to their place, and force them to the disk."""
+        start, stop = self.layout.block_range(block)
+        stored = data[: (stop - start) * self._arrays[name].row_bytes]
+        path, offset, _ = self.extent(name, block)
+        handle = os.open(path, os.O_WRONLY)
+        try:
+            written = 0
+            while written < stored.nbytes:
+                written += os.pwrite(handle, stored[written:], offset + written)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        return Digest.of(stored)
+
+    def decode(self, name: str, data: bytes) -> bytes:
+        """Return `data`: nothing is compressed here."""
+        del name
+        return data
+
+    def drop(self, block: int) -> None:
+        """Leave what is there: it has no record, and its place will be written again."""
+
+
+def _write_metadata(path: Path, layout: Layout, attrs: Mapping[str, Any]) -> dict[str, int]:
+    import h5py
+    import numpy as np
+
+    with h5py.File(
+        path, "w", libver="v110", alignment_threshold=_ALIGNED_BYTES, alignment_interval=_PAGE_BYTES
+    ) as file:
+        for key, value in sorted(attrs.items()):
+            file.attrs[key] = np.bytes_(json.dumps(value, sort_keys=True).encode("ascii"))
+        return {name: _create_dataset(file, array) for name, array in layout.arrays().items()}
+
+
+def _create_dataset(file: h5py.File, array: ArrayLayout) -> int:
+    import h5py
+
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_layout(h5py.h5d.CONTIGUOUS)
+    settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    settings.set_obj_track_times(False)
+    kind, space = h5py.h5t.py_create(array.dtype), h5py.h5s.create_simple(array.shape)
+    created = h5py.h5d.create(file.id, array.name.encode(), kind, space, settings)
+    for axis, label in zip(h5py.Dataset(created).dims, array.dims, strict=True):
+        axis.label = label
+    return int(created.get_offset())
+
+
+def _read_metadata(path: Path) -> tuple[dict[str, Any], tuple[int, int], dict[str, tuple[int, tuple[int, ...], str]]]:
+    """Return attributes, numbers of windows and of manifest bytes, and offset, shape and type of each dataset."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            attrs = {key: json.loads(bytes(value)) for key, value in file.attrs.items()}
+            found = {
+                name: (int(item.id.get_offset() or 0), tuple(item.shape), item.dtype.str)
+                for name, item in file.items()
+                if isinstance(item, h5py.Dataset)
+            }
+            return attrs, (found["windows"][1][0], found["manifest"][1][0]), found
+    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
+
+
+def _damaged(path: Path, reason: str) -> CacheError:
+    return CacheError(f"{path} is damaged ({reason}); run `dlprobe cache verify`")

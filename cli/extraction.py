@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -97,8 +98,9 @@ def extract(
             table, model, out, **options, retry_rejects=retry_rejects, allow_mixed=allow_mixed, progress=progress
         )
     for reject in report.rejected:
-        talk(f"rejected: {reject}")
-    emit([report.row()], as_json=as_json)
+        talk(f"rejected: {reject.path}: {reject.reason}")
+    done = {"cache": str(report.path), "windows": report.windows, "done": report.done, "skipped": report.skipped}
+    emit([{**done, "rejected": len(report.rejected), "drift": report.drift}], as_json=as_json)
     if report.rejected:
         raise typer.Exit(EXIT_REJECTS)
 
@@ -107,7 +109,7 @@ def backbones(as_json: JsonOpt = False) -> None:
     """List the backbones that are known by name, and whether their weights are here."""
     from dlprobe.backbones import list_backbones
 
-    emit(list_backbones(), as_json=as_json)
+    emit([asdict(row) for row in list_backbones()], as_json=as_json)
 
 
 def _layers(text: str) -> tuple[int, ...]:

@@ -1,0 +1,192 @@
+"""Every command as a user types it: what it prints where, how it exits, what it leaves behind."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[2]
+(SCRIPT,) = entry_points(group="console_scripts", name="dlprobe")
+APP = SCRIPT.load()
+
+
+def dlprobe(*arguments):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+def leaves(command, prefix=()):
+    for name, child in sorted(command.commands.items()):
+        if hasattr(child, "commands"):
+            yield from leaves(child, (*prefix, name))
+        else:
+            yield (*prefix, name), child
+
+
+SMALL = ("--window", 112)
+COMMANDS = list(leaves(typer.main.get_command(APP)))
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "manifest.parquet"
+    result = dlprobe("scan", tiny / "data", "-o", path)
+    assert result.exit_code == 0, result.stderr
+    return path
+
+
+def refused(result, *words):
+    """One line on stderr, nothing on stdout, exit 2."""
+    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[" ".join(path) for path, _ in COMMANDS])
+def test_every_command_and_option_has_help_and_stands_in_the_readme(path, command):
+    assert command.help
+    assert all(parameter.help for parameter in command.params if parameter.name != "help")
+    assert f"dlprobe {' '.join(path)}" in (ROOT / "README.md").read_text()
+
+
+def test_help_and_version_load_no_heavy_library():
+    code = (
+        "import sys; from importlib.metadata import entry_points\n"
+        "(script,) = entry_points(group='console_scripts', name='dlprobe')\n"
+        "sys.argv = ['dlprobe', '--help']\n"
+        "try: script.load()()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'zarr', 'h5py', 'ray', 'sklearn', 'timm', 'pandas', 'numpy', 'cv2'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_scan_counts_on_stdout_and_talks_on_stderr(tiny, tmp_path):
+    result = dlprobe("scan", tiny / "data", "-o", tmp_path / "m.parquet", "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sum(row["images"] for row in rows) == 8 * 13
+    assert {row["variant"] for row in rows} == {"real", "ae", "sp", "fr"}
+    assert "104 images" in result.stderr
+
+
+def test_the_whole_path_from_manifest_to_mask(manifest, tiny, tmp_path):
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    extracting = ("extract", manifest, "-o", cache, "--backbone", "residual:srm", "--window", 112, "--stride", 112)
+    planned = json.loads(dlprobe(*extracting, "--dry-run", "--json").stdout)
+    assert planned["windows"] > 100
+    assert planned["bytes"] > 1e6
+    assert not cache.exists()
+    done = json.loads(dlprobe(*extracting, "--json").stdout)
+    assert done["done"] == planned["windows"]
+    again = json.loads(dlprobe(*extracting, "--json").stdout)
+    assert (again["done"], again["skipped"]) == (0, planned["windows"])
+
+    info = json.loads(dlprobe("cache", "info", cache, "--json").stdout)
+    assert info["windows"] == planned["windows"]
+    assert dlprobe("cache", "verify", cache).exit_code == 0
+
+    fitting = ("fit", cache, "-o", run, "--scheme", "autoencoded-pristine", "--lr", 1, "--wd", 0.001, "--epochs", 1)
+    result = dlprobe(*fitting, "--folds", 3, "--hold-out", "telea+sr")
+    assert result.exit_code == 0, result.stderr
+    assert "dice autoencoded-pristine" in result.stdout
+    assert "nested cross-validation, 3 folds" in result.stderr
+
+    report = dlprobe("report", run)
+    html = Path(report.stdout.strip()).read_text()
+    assert "nested cross-validation" in html
+
+    probe = run / "probes/residual-srm/dice-autoencoded-pristine.safetensors"
+    image = tiny / "data" / pd.read_parquet(manifest)["path"].iloc[0]
+    result = dlprobe("localize", probe, image, "-o", tmp_path / "masks", "--json")
+    assert result.exit_code == 0, result.stderr
+    row = json.loads(result.stdout)
+    assert 0 <= row["area"] <= 1
+    mask = np.asarray(Image.open(Path(row["folder"]) / "mask.png"))
+    assert mask.shape == np.asarray(Image.open(image)).shape[:2]
+
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    result = dlprobe("localize", probe, image, bad, "-o", tmp_path / "masks")
+    assert result.exit_code == 3
+    assert "rejected" in result.stderr
+    refused(dlprobe("localize", probe, bad, "-o", tmp_path / "more"), "bad.png")
+    assert not (tmp_path / "more").exists()
+    refused(dlprobe("localize", image, image, "-o", tmp_path / "more"), "safetensors")
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(manifest, tiny, tmp_path):
+    out = tmp_path / "cache"
+    refused(dlprobe("scan", tmp_path / "none", "-o", tmp_path / "m.parquet"), "nothing at")
+    refused(dlprobe("scan", tiny / "data", "-o", tmp_path / "m.parquet", "--layout", "cvs"), "did you mean csv")
+    refused(dlprobe("extract", tmp_path / "none.parquet", "-o", out, "--backbone", "residual:srm"), "dlprobe scan")
+    refused(dlprobe("extract", manifest, "-o", out, "--backbone", "resnet50"), "has no source")
+    refused(dlprobe("extract", manifest, "-o", out, "--backbone", "residual:smr"), "srm")
+    window = ("--window", 500)
+    refused(dlprobe("extract", manifest, "-o", out, "--backbone", "residual:srm", *window), "490", "504")
+    (tmp_path / "file").write_text("mine")
+    refused(dlprobe("extract", manifest, "-o", tmp_path / "file", "--backbone", "residual:srm"), "file")
+    refused(dlprobe("fit", tmp_path / "none", "-o", tmp_path / "run"), "none")
+    refused(dlprobe("report", tmp_path), "no run")
+    refused(dlprobe("cache", "info", tmp_path), "")
+    assert not out.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_one_unreadable_image_among_many(tiny, tmp_path):
+    frame = pd.read_csv(tiny / "data/manifest.csv", keep_default_na=False).head(6)
+    for name in [*frame["path"], *filter(None, frame["mask"])]:
+        target = tmp_path / "data" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((tiny / "data" / name).read_bytes())
+    frame.to_csv(tmp_path / "data/manifest.csv", index=False)
+    result = dlprobe("scan", tmp_path / "data", "-o", tmp_path / "m.parquet")
+    assert result.exit_code == 0
+    victim = tmp_path / "data" / frame["path"].iloc[2]
+    victim.write_bytes(victim.read_bytes()[:3000])
+    extracting = (
+        "extract",
+        tmp_path / "m.parquet",
+        "-o",
+        tmp_path / "c",
+        "--backbone",
+        "residual:srm",
+        "--window",
+        112,
+    )
+    result = dlprobe(*extracting)
+    assert result.exit_code == 3
+    assert re.search(rf"rejected: .*{victim.name}", result.stderr)
+    victim.write_bytes(b"")
+    result = dlprobe("scan", tmp_path / "data", "-o", tmp_path / "m2.parquet")
+    assert result.exit_code == 3
+    assert victim.name in result.stderr
+    assert len(pd.read_parquet(tmp_path / "m2.parquet")) == 5
+
+
+def test_backbones_are_listed():
+    rows = [json.loads(line) for line in dlprobe("backbones", "--json").stdout.splitlines()]
+    assert any(row["name"] == "residual:srm" and row["present"] for row in rows)
+    assert any("dinov3" in row["name"] for row in rows)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
+    import dlprobe.data as package
+
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(package, "scan", broken)
+    result = dlprobe("scan", tmp_path, "-o", tmp_path / "m.parquet")
+    assert isinstance(result.exception, ZeroDivisionError)

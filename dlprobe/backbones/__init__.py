@@ -2,7 +2,7 @@
 
 from dlprobe.backbones.base import Backbone, BackboneCard, require_divides
 from dlprobe.backbones.catalogue import BackboneListing, list_backbones
-from dlprobe.backbones.loading import SOURCES, load_backbone
+from dlprobe.backbones.loading import SOURCES, load_backbone, read_dinolizer_head
 
 __all__ = [
     "SOURCES",
@@ -11,5 +11,6 @@ __all__ = [
     "BackboneListing",
     "list_backbones",
     "load_backbone",
+    "read_dinolizer_head",
     "require_divides",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlprobe.backbones.base import Backbone, LoadRequest
@@ -13,9 +14,9 @@ from dlprobe.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from dlprobe.backbones.catalogue import CatalogueEntry
+    from dlprobe.backbones.weights.dinolizer import DinoLizerHead
 
 #: What loads the backbones of a source; other packages announce theirs as entry points, named by the prefix.
 SOURCES: Registry[Callable[[LoadRequest], Backbone]] = Registry("backbone source", "dlprobe.backbones")
@@ -87,6 +88,30 @@ def load_backbone(
         trained_on=entry.trained_on if entry and entry.local_folder else "",
     )
     return SOURCES[source](request)
+
+
+def read_dinolizer_head(path: str | Path) -> DinoLizerHead:
+    """Return the three-class head of DinoLizer's published checkpoint.
+
+    Parameters
+    ----------
+    path : str or Path
+        The Lightning checkpoint; the same file is the backbone's ``--weights``.
+
+    Returns
+    -------
+    DinoLizerHead
+        ``.weights`` float32 (3, width), ``.bias`` float32 (3,), ``.classes``, ``.notes``: the parts of a probe, for the
+        softmax of which class 2 means manipulated.
+
+    Raises
+    ------
+    BackboneError
+        If the file cannot be read, or has no linear head with three logits.
+    """
+    from dlprobe.backbones.weights.dinolizer import read_dinolizer_head as read
+
+    return read(Path(path))
 
 
 @SOURCES.register("timm")

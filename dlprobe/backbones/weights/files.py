@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ FOLDER_FILES = ("model.safetensors", "model_epoch_best.pth", "pytorch_model.bin"
 
 _HTML = re.compile(rb"\s*<(!doctype|html|head|\?xml)", re.IGNORECASE)
 _ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
 
 
 def weight_file(path: Path) -> Path:
@@ -48,7 +50,7 @@ def weight_file(path: Path) -> Path:
     return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> Any:
     """Return what a weight file holds, on the CPU: a ``.safetensors`` file, or ``torch.load(weights_only=True)``.
 
     Raises
@@ -69,7 +71,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return _read_torch(path, zipped=head.startswith(_ZIP))
 
 
-def find_tensors(checkpoint: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+def find_tensors(checkpoint: Any, path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a checkpoint by name, taken out of ``state_dict`` and ``model`` where they are wrapped.
 
     Raises
@@ -77,7 +79,7 @@ def find_tensors(checkpoint: dict[str, Any], path: Path) -> dict[str, torch.Tens
     BackboneError
         If there are none, or something among them is no tensor.
     """
-    inner: Any = checkpoint
+    inner = checkpoint
     for _ in WRAPPING_KEYS:
         key = next((k for k in WRAPPING_KEYS if isinstance(inner, dict) and isinstance(inner.get(k), dict)), None)
         inner = inner[key] if key else inner
@@ -110,24 +112,27 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise BackboneError(msg) from error
 
 
-def _read_torch(path: Path, *, zipped: bool) -> dict[str, Any]:
+def _read_torch(path: Path, *, zipped: bool) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # of files that are refused anyway, or fine
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UnpicklingError as error:
         raise _pickle_trouble(path, error) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
         msg = f"{path} cannot be read as weights ({_line(error)}); it is cut short or something else: fetch it again"
         raise BackboneError(msg) from error
-    return loaded if isinstance(loaded, dict) else {"": loaded}
 
 
 def _pickle_trouble(path: Path, error: UnpicklingError) -> BackboneError:
-    named = re.search(r"(?:GLOBAL|global)s? ([\w.]+)", str(error))
-    if named is None:
-        return BackboneError(f"{path} is no weight file ({_line(error)}); fetch it again")
+    with path.open("rb") as file:
+        is_pickle = file.read(4).startswith((_PICKLE, _ZIP))
+    if not is_pickle:
+        return BackboneError(f"{path} is no weight file of torch; fetch it again")
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    code = f": it would run {named[1]}" if named else ""
     return BackboneError(
-        f"{path} holds more than tensors: it would run {named[1]}, which dlprobe refuses; "
+        f"{path} holds more than tensors{code}, which dlprobe refuses; "
         "save its state dict alone, or as .safetensors, where you trust it"
     )
 

@@ -101,7 +101,7 @@ def _reason(error: BaseException) -> str:
         return "its licence must be accepted on the hub and a login is needed (`hf auth login`)"
     if isinstance(error, RepositoryNotFoundError):
         return "the hub has no such repository, or shows it only to those who are logged in"
-    if isinstance(error, EntryNotFoundError) and not isinstance(error, OSError):
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, FileNotFoundError):
         return "the repository has no weight file of a known name"
     return "the hub cannot be reached"
 

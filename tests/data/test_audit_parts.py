@@ -11,9 +11,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from dlprobe.data.audit.duplicates import MOST_BITS, look, near_duplicates
 from dlprobe.data.audit.examine import Examination, Subject
-from dlprobe.data.audit.masks import polarity
+from dlprobe.data.audit.masks import polarity, variant_findings
 from dlprobe.data.audit.shortcuts import area_under_curve, crossed_accuracy, read_wrapping
-from dlprobe.data.audit.verdict import background_verdict, dilated
+from dlprobe.data.audit.verdict import Verdict, background_verdict, dilated, recompressed
 from dlprobe.errors import DataError
 
 
@@ -80,6 +80,24 @@ def test_jpeg_share_of_kept_blocks_is_that_of_a_plain_transcription(tmp_path, pa
     assert found.kept == pytest.approx(np.mean(kept))
     assert found.kind == ""
     assert 0.3 < found.kept < 0.9
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("quality", [30, 92])
+def test_recompression_takes_tables_and_subsampling_from_the_fake(tmp_path, pair, quality, subsampling):
+    colourful = np.where(np.arange(176)[:, None] % 3 == 0, [250, 10, 10], pair[0]).astype(np.uint8)
+    Image.fromarray(colourful).save(tmp_path / "f.jpg", quality=quality, subsampling=subsampling)
+    with Image.open(tmp_path / "f.jpg") as header:
+        np.testing.assert_array_equal(recompressed(colourful, header), np.asarray(header))
+
+
+def test_a_background_under_an_inverted_mask_says_nothing_of_the_variant():
+    subject = Subject("p", "m", "sp", "g", "", "", ("q",))
+    common = {"subject": subject, "partner": "q", "white_share": 0.5, "brightest": 255, "verdict": Verdict("fr", 0, "")}
+    inverted = Examination(inside=0, outside=50, **common)
+    wrong = Examination(inside=50, outside=5, **common)
+    assert list(variant_findings([inverted])) == []
+    assert [f.count for f in variant_findings([inverted, wrong])] == [1]
 
 
 def test_grey_jpeg_other_formats_and_masks_without_background(tmp_path, pair):

@@ -87,7 +87,7 @@ def background_verdict(
     outside = ~dilated(mask, MARGIN_PX)
     with Image.open(fake) as header:
         if isinstance(header, JpegImagePlugin.JpegImageFile):
-            compressed = _recompressed(original, header)
+            compressed = recompressed(original, header)
             return _judged(_kept_blocks(original, image, compressed, outside), JPEG_CUTS, "jpeg")
         if header.format not in _LOSSLESS_FORMATS:
             return Verdict("", float("nan"), "")
@@ -102,7 +102,8 @@ def dilated(mask: NDArray[np.bool_], margin_px: int) -> NDArray[np.bool_]:
     return grown
 
 
-def _recompressed(original: NDArray[np.uint8], header: JpegImagePlugin.JpegImageFile) -> NDArray[np.uint8]:
+def recompressed(original: NDArray[np.uint8], header: JpegImagePlugin.JpegImageFile) -> NDArray[np.uint8]:
+    """Return a photograph as it looks after JPEG with another file's quantisation tables and chroma subsampling."""
     sampling = JpegImagePlugin.get_sampling(header)
     buffer = io.BytesIO()
     grey = header.mode == "L"

@@ -53,9 +53,9 @@ def main(images, cache, seed, kills, store):
             os._exit(0)
         os.close(tell)
         if len(seen) < kills:
-            if len(seen) % 5:
-                os.read(begun, 1)  # the first blocks are under way; else it is killed while it still sets up
-            time.sleep(rng.uniform(0.0, 0.15))
+            for _ in range(len(seen) % 3):  # killed while it sets up, before its first record, and after it
+                os.read(begun, 1)
+            time.sleep(rng.uniform(0.0, 0.08))
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         os.close(begun)

@@ -36,7 +36,7 @@ class StopsAfter:
             raise StoppedError
 
 
-@pytest.mark.parametrize(("store", "kills"), [("zarr", 20), ("hdf5", 6)])
+@pytest.mark.parametrize(("store", "kills"), [("zarr", 20), ("hdf5", 5)])
 def test_sigkill_at_random_moments_ends_in_the_same_bytes(projection, tmp_path, tree, store, kills):
     backbone = projection.Projection()
     manifest = projection.write_images(tmp_path / "images", projection.SIZES * 2)

@@ -325,6 +325,48 @@ def test_read_only_embeddings_and_progress():
     assert calls == [(i + 1, 2 * STEPS) for i in range(2 * STEPS)]
 
 
+def test_windows_that_stay_on_the_device_are_read_once_and_change_nothing():
+    data = Data()
+    reads = []
+
+    def lazily(epoch):
+        for batch in data.batches(epoch):
+            yield batch._replace(embeddings=lambda batch=batch: reads.append(epoch) or batch.embeddings)
+
+    one_window = PATCHES * WIDTH * 2
+    expected = data.fit(HEADS, epochs=4)
+    for room, epochs_read in [(WINDOWS * one_window, {0}), (7 * one_window, {0, 1, 2, 3}), (0, {0, 1, 2, 3})]:
+        reads.clear()
+        options = {"epochs": 4, "steps_per_epoch": STEPS, "resident_bytes": room}
+        found = fit_heads(lazily, HEADS, data.moments, **options)
+        assert set(reads) == epochs_read
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(a.weights, b.weights)
+    for wrong, message in [
+        (data.embeddings[:3], "a batch of 6 windows has embeddings of shape"),
+        (data.embeddings[:6, :, :5], "width 5, its moments have width 12"),
+    ]:
+        batch = next(data.batches(0))._replace(embeddings=lambda wrong=wrong: wrong)
+        with pytest.raises(ProbeError, match=message):
+            fit_heads(lambda epoch, batch=batch: [batch], HEADS, data.moments, epochs=1, steps_per_epoch=1)
+
+
+@pytest.mark.gpu
+def test_a_device_gives_what_the_processor_gives():
+    data = Data()
+    for exact, found in zip(data.fit(HEADS), data.fit(HEADS, device="cuda"), strict=True):
+        np.testing.assert_allclose(found.weights, exact.weights, rtol=1e-3, atol=1e-5)
+
+
+def test_an_absent_device_is_refused():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ProbeError, match="shows no CUDA device"):
+        Data().fit(HEADS, device="cuda")
+
+
 def test_poisson_weights_are_poisson_and_depend_on_the_window_alone():
     windows = np.arange(200_000)
     drawn = poisson_weights(0, windows)

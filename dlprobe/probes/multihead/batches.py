@@ -11,12 +11,14 @@ import torch
 from dlprobe.errors import ProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from dlprobe.probes.heads import HeadSpec
     from dlprobe.probes.moments import Standardisation
+
+    Embeddings = NDArray[np.float16] | NDArray[np.float32]
 
 WindowWeights = Literal["poisson", "ones"]
 #: Rows converted at a time: a float32 tile of 768 features is then 1.5 MB, which stays in the cache of the processor.
@@ -29,7 +31,8 @@ class HeadBatch(NamedTuple):
 
     Parameters
     ----------
-    embeddings : ndarray of float16 or float32, shape (n, patches, width)
+    embeddings : ndarray of float16 or float32, shape (n, patches, width), or callable
+        A callable returns the array; it is called only if a window is not on the device already.
     targets : mapping of str to ndarray of int8 or float32, shape (n, patches)
         For each labelling scheme; ignored where negative or NaN.
     groups : ndarray of int64, shape (n,)
@@ -38,21 +41,33 @@ class HeadBatch(NamedTuple):
         Global numbers of the windows, from which their Poisson weights are drawn.
     """
 
-    embeddings: NDArray[np.float16] | NDArray[np.float32]
+    embeddings: Embeddings | Callable[[], Embeddings]
     targets: Mapping[str, NDArray[np.int8] | NDArray[np.float32]]
     groups: NDArray[np.int64]
     windows: NDArray[np.int64]
 
+    def read(self) -> Embeddings:
+        """Return the embeddings; raise `ProbeError` if there is not one row of patches for each window."""
+        found = self.embeddings() if callable(self.embeddings) else self.embeddings
+        if found.ndim != 3 or len(found) != len(self.windows):
+            msg = f"a batch of {len(self.windows)} windows has embeddings of shape {found.shape}; give one for each"
+            raise ProbeError(msg)
+        return found
+
     def take(self, chosen: NDArray[np.bool_]) -> HeadBatch:
         """Return the windows for which `chosen` is True."""
         targets = {scheme: each[chosen] for scheme, each in self.targets.items()}
-        return HeadBatch(self.embeddings[chosen], targets, self.groups[chosen], self.windows[chosen])
+        embeddings = (lambda: self.read()[chosen]) if callable(self.embeddings) else self.embeddings[chosen]
+        return HeadBatch(embeddings, targets, self.groups[chosen], self.windows[chosen])
 
 
 def check_batch(batch: HeadBatch, schemes: Sequence[str], width: int) -> None:
     """Raise `ProbeError` if the arrays of a batch do not fit together."""
-    shape = batch.embeddings.shape
-    if len(shape) != 3 or shape[2] != width:
+    if callable(batch.embeddings):
+        shape = next((each.shape for each in batch.targets.values()), batch.windows.shape)
+    else:
+        shape = batch.embeddings.shape
+    if not callable(batch.embeddings) and (len(shape) != 3 or shape[2] != width):
         msg = (
             f"a batch has embeddings of shape {shape}, its moments have width {width}; give (windows, patches, {width})"
         )
@@ -144,25 +159,31 @@ class Standardiser:
         self._shift = torch.as_tensor(-standardisation.mean * inverse, dtype=torch.float32, device=device)
         self._dtype = dtype
         self._device = device
-        self._tile = torch.empty((TILE_ROWS, len(inverse)), dtype=torch.float32, device=device)
+        self._tile = torch.empty((0, len(inverse)), device=device)
         self._buffer = torch.empty((0, len(inverse)), dtype=dtype, device=device)
 
-    def __call__(self, embeddings: NDArray[np.float16] | NDArray[np.float32]) -> torch.Tensor:
+    def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return standardised rows, shape (windows * patches, width), valid until the next call."""
-        rows = as_tensor(embeddings).view(-1, embeddings.shape[-1])
+        rows = embeddings.reshape(-1, embeddings.shape[-1]).to(self._device)
         if len(self._buffer) < len(rows):
             self._buffer = torch.empty((len(rows), rows.shape[1]), dtype=self._dtype, device=self._device)
         result = self._buffer[: len(rows)]
-        for start in range(0, len(rows), TILE_ROWS):
-            part = rows[start : start + TILE_ROWS]
-            tile = self._tile[: len(part)]
-            tile.copy_(part)
-            if self._dtype == torch.float32:
-                torch.addcmul(self._shift, tile, self._scale, out=result[start : start + TILE_ROWS])
-            else:
-                torch.addcmul(self._shift, tile, self._scale, out=tile)
-                result[start : start + TILE_ROWS].copy_(tile)
+        step = TILE_ROWS if self._device.type == "cpu" else max(len(rows), 1)
+        if len(self._tile) < step:
+            self._tile = torch.empty((step, rows.shape[1]), device=self._device)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            self._tile_into(part, result[start : start + len(part)])
         return result
+
+    def _tile_into(self, part: torch.Tensor, result: torch.Tensor) -> None:
+        tile = self._tile[: len(part)]
+        tile.copy_(part)
+        if self._dtype == torch.float32:
+            torch.addcmul(self._shift, tile, self._scale, out=result)
+        else:
+            torch.addcmul(self._shift, tile, self._scale, out=tile)
+            result.copy_(tile)
 
 
 def as_tensor(array: NDArray[np.generic]) -> torch.Tensor:

@@ -1,0 +1,199 @@
+"""How fast heads are fitted, as ratios against baselines timed in the same run.
+
+    python benchmarks/fit.py [--windows 64] [--threads 2] [--repeats 7]
+
+Every arm reads the same float16 embeddings from memory. Repeats of the arms are interleaved and the fastest counts, so
+that a busy machine slows both sides alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+
+from dlprobe.probes import GroupMoments, HeadBatch, default_grid, fit_heads
+from dlprobe.probes.exact import Rows, stream_logistic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATCHES, WIDTH, BATCH_WINDOWS, TILE_ROWS = 1296, 768, 16, 512
+
+
+class Data:
+    """Correlated embeddings with a linear signal, as large as ViT-B's of 504 px windows."""
+
+    def __init__(self, windows: int) -> None:
+        rng = np.random.default_rng(0)
+        mixing = (np.eye(WIDTH) + 0.03 * rng.standard_normal((WIDTH, WIDTH))).astype(np.float32)
+        direction = rng.standard_normal(WIDTH).astype(np.float32) / WIDTH**0.5
+        self.embeddings = np.empty((windows, PATCHES, WIDTH), np.float16)
+        self.targets = np.empty((windows, PATCHES), np.int8)
+        for i in range(windows):
+            rows = rng.standard_normal((PATCHES, WIDTH), dtype=np.float32) @ mixing
+            self.targets[i] = rows @ direction + rng.logistic(size=PATCHES) * 0.3 > 1
+            self.embeddings[i] = rows + 1
+        self.groups = np.zeros(windows, np.int64)
+        self.windows = np.arange(windows)
+        self.moments = GroupMoments.of(self.embeddings, self.groups)
+        self.steps = -(-windows // BATCH_WINDOWS)
+        self.rows = windows * PATCHES
+
+    def batches(self, epoch: int) -> Iterator[HeadBatch]:
+        """Yield one epoch."""
+        del epoch
+        for start in range(0, len(self.windows), BATCH_WINDOWS):
+            part = slice(start, start + BATCH_WINDOWS)
+            targets = {"truth": self.targets[part]}
+            yield HeadBatch(self.embeddings[part], targets, self.groups[part], self.windows[part])
+
+    def fit(self, n_heads: int) -> None:
+        """Fit heads for one epoch in bfloat16."""
+        heads = default_grid(["truth"], learning_rates=np.geomspace(0.01, 100, n_heads).tolist(), weight_decays=(0.0,))
+        options = {"precision": "bfloat16", "window_weights": "ones"}
+        fit_heads(self.batches, heads, self.moments, epochs=1, steps_per_epoch=self.steps, **options)
+
+    def read_convert_multiply(self) -> None:
+        """Read, convert float16 to float32 to bfloat16 in tiles, and multiply by one vector."""
+        vector = torch.ones((WIDTH, 1), dtype=torch.bfloat16)
+        tile = torch.empty((TILE_ROWS, WIDTH))
+        ready = torch.empty((BATCH_WINDOWS * PATCHES, WIDTH), dtype=torch.bfloat16)
+        for batch in self.batches(0):
+            rows = torch.from_numpy(batch.embeddings).view(-1, WIDTH)
+            for start in range(0, len(rows), TILE_ROWS):
+                part = rows[start : start + TILE_ROWS]
+                tile[: len(part)].copy_(part)
+                ready[start : start + TILE_ROWS].copy_(tile[: len(part)])
+            torch.mm(ready[: len(rows)], vector)
+
+    def bare_products(self, n_heads: int) -> None:
+        """Multiply ready bfloat16 tensors of the shapes of a step, forward and backward."""
+        for batch in self.batches(0):
+            rows = len(batch.windows) * PATCHES
+            torch.mm(self.ready[:rows], self.weights[n_heads].T)
+            torch.mm(self.gradients[n_heads][:rows].T, self.ready[:rows])
+
+    def prepare_products(self, n_heads: int) -> None:
+        """Make the operands of `bare_products`."""
+        rows = BATCH_WINDOWS * PATCHES
+        self.ready = torch.randn(rows, WIDTH).bfloat16()
+        self.weights = {n_heads: torch.randn(n_heads, WIDTH).bfloat16()}
+        self.gradients = {n_heads: torch.randn(rows, n_heads).bfloat16()}
+
+    def sgd_classifier(self, rows: int) -> None:
+        """One epoch of scikit-learn's SGD on standardised float32 rows that are ready."""
+        flat = self.embeddings.reshape(-1, WIDTH)[:rows].astype(np.float32) - 1
+        labels = self.targets.reshape(-1)[:rows]
+        self.sgd_seconds = timed(lambda: SGDClassifier(loss="log_loss", max_iter=1, tol=None).fit(flat, labels))
+
+
+def timed(arm: Callable[[], object]) -> float:
+    """Return the seconds that an arm takes."""
+    start = time.perf_counter()
+    arm()
+    return time.perf_counter() - start
+
+
+def fastest(arms: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the fastest time of each arm, their repeats interleaved."""
+    found = {name: timed(arm) for name, arm in arms.items()}  # warms up, too
+    for _ in range(repeats - 1):
+        found = {name: min(found[name], timed(arm)) for name, arm in arms.items()}
+    return found
+
+
+def report(what: str, ratio: float, target: str, detail: str) -> None:
+    """Print one row of docs/performance.md."""
+    print(f"| {what} | {target} | {ratio:.2f} x | {detail} |", flush=True)
+
+
+def heads(data: Data, repeats: int) -> None:
+    """One head, 128 heads, and one of 128 against scikit-learn."""
+    data.prepare_products(128)
+    arms = {"read": data.read_convert_multiply, "one": lambda: data.fit(1)}
+    seconds = fastest(arms, repeats)
+    rate = {name: data.rows / each / 1e6 for name, each in seconds.items()}
+    detail = f"{rate['one']:.2f} M patches/s against {rate['read']:.2f} M"
+    report("one head, one epoch, bfloat16", rate["one"] / rate["read"], ">= 0.5 x", detail)
+
+    seconds = fastest({"bare": lambda: data.bare_products(128), "many": lambda: data.fit(128)}, repeats)
+    rate = {name: 128 * data.rows / each / 1e6 for name, each in seconds.items()}
+    detail = f"{rate['many'] / 128:.2f} M patches/s, {rate['many']:.0f} M head-patches/s against {rate['bare']:.0f} M"
+    report("128 heads, one epoch, bfloat16", rate["many"] / rate["bare"], ">= 0.5 x", detail)
+
+    rows = min(data.rows, 50_000)
+    data.sgd_classifier(rows)
+    sgd = rows / data.sgd_seconds / 1e6
+    report("per head at 128 heads", rate["many"] / sgd, ">= 100 x", f"SGDClassifier {sgd:.2f} M patches/s")
+
+
+def logistic(data: Data, rows: int) -> None:
+    """Streamed Newton against newton-cholesky, to the same gradient."""
+    X, y = data.embeddings.reshape(-1, WIDTH)[:rows], data.targets.reshape(-1)[:rows]
+    wide = X.astype(np.float64)
+    results = {}
+
+    def ours() -> None:
+        results["ours"] = stream_logistic(lambda: [Rows(X, y)], WIDTH)
+
+    def theirs() -> None:
+        results["theirs"] = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-9).fit(wide, y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        seconds = fastest({"ours": ours, "theirs": theirs}, 2)
+    apart = np.abs(results["ours"].weights - results["theirs"].coef_[0]).max()
+    detail = f"{seconds['ours']:.1f} s against {seconds['theirs']:.1f} s, {rows} rows, coefficients {apart:.0e} apart"
+    report("streamed logistic regression", seconds["theirs"] / seconds["ours"], "> 1 x", detail)
+
+
+def memory() -> None:
+    """Peak memory of a fit over four times the windows, made on the spot."""
+    small = Data(BATCH_WINDOWS)
+    heads = default_grid(["truth"], [(0,)] * 1, seeds=(0, 1, 2, 3, 4))
+
+    def batches(repeats: int) -> Callable[[int], Iterator[HeadBatch]]:
+        return lambda epoch: (batch for _ in range(repeats) for batch in small.batches(epoch))
+
+    peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]
+    for repeats in (2, 8):
+        fit_heads(batches(repeats), heads, small.moments, epochs=1, steps_per_epoch=repeats, precision="bfloat16")
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    detail = (
+        f"{len(heads)} heads; {peaks[1]:.2f} GB after 2 batches, {peaks[2]:.2f} GB after 8; {peaks[0]:.2f} GB before"
+    )
+    print(f"| peak memory of a fit | < 2 GB above | {peaks[2] - peaks[0]:.2f} GB | {detail} |", flush=True)
+
+
+def main() -> None:
+    """Run all arms and print their rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--logistic-rows", type=int, default=30_000)
+    parser.add_argument("--only", choices=["memory", "heads", "logistic"])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print("| what | target | measured | detail |\n|---|---|---|---|")
+    if options.only in (None, "memory"):
+        memory()
+    if options.only == "memory":
+        return
+    data = Data(options.windows)
+    if options.only != "logistic":
+        heads(data, options.repeats)
+    if options.only != "heads":
+        logistic(data, min(data.rows, options.logistic_rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import numpy as np
 from dlprobe.errors import MetricError
 
 if TYPE_CHECKING:
-    from collections.abc import ItemsView, Sequence
+    from collections.abc import ItemsView, Iterable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MIN_SOURCES = 8
 #: Up to here all sign patterns are tried.
 EXACT_SOURCES = 16
-#: Data sets are resampled in chunks of about this many numbers, to bound memory.
+#: Rows and resamples are worked through in chunks of about this many numbers, to bound memory.
 _CHUNK_NUMBERS = 4_000_000
 
 
@@ -132,9 +132,10 @@ def bootstrap_mean(
     Bootstrap-t (Efron 1982; Hall 1988, "Theoretical comparison of bootstrap confidence intervals"): sources are drawn
     with replacement, ``t* = (mean* - mean) / se*``, and the interval is ``mean - t*_(1-a/2) se .. mean - t*_(a/2) se``.
     A resample's variance is floored at 1/n of the sample's: only ties go below, and an undefined t* helps nobody.
-    In simulation it covers 94 to 96 % at 10, 20 and 50 sources for normal and exponential noise, and up to 98 % when
-    many sources are exactly 0. A skewness beyond that of a score in [0, 1] stays invisible in few sources: for
-    lognormal noise with sigma 1 (skewness 6) it covers only 91 % at 10 and 92 % at 20.
+    In simulation (4,000 data sets each) it covers 93.6 to 96.9 % at 10, 20 and 50 sources for normal, exponential,
+    lognormal (sigma 0.5) and Beta(0.5, 2) noise, and up to 98.5 % when four values in ten are exactly 0. A skewness
+    beyond that of a score in [0, 1] stays invisible in few sources: for lognormal noise with sigma 1 (skewness 6) it
+    covers only 91 % at 10, 92 % at 20 and 93 % at 50.
 
     If all values are equal the interval has no width, since nothing in the data says how wide it should be. With
     `bounds` it has: a value that differs can have had a probability of up to ``1 - (a/2)^(1/n)`` and still not have
@@ -222,10 +223,12 @@ def studentized_intervals(
         return np.full(rows, np.nan), np.full(rows, np.nan)
     weights = np.ones((rows, n)) if denominators is None else np.asarray(denominators, np.float64)
     ratio = numerators.sum(axis=1) / weights.sum(axis=1)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    kept = list(_draws(n, resamples, seed)) if n * resamples <= _CHUNK_NUMBERS else None
     chunk = max(1, _CHUNK_NUMBERS // resamples)
-    parts = [slice(at, at + chunk) for at in range(0, rows, chunk)]
-    ends = [_ends(numerators[part], weights[part], ratio[part], draws, 1 - level) for part in parts]
+    ends = []
+    for part in (slice(at, at + chunk) for at in range(0, rows, chunk)):
+        blocks = kept if kept is not None else _draws(n, resamples, seed)
+        ends.append(_ends(numerators[part], weights[part], ratio[part], blocks, 1 - level))
     low, high = np.concatenate(ends, axis=1) if ends else np.empty((2, 0))
     equal = np.ptp(numerators / weights, axis=1) == 0
     low, high = np.where(equal, ratio, low), np.where(equal, ratio, high)
@@ -311,28 +314,47 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
+def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each of n sources is drawn in each resample, in blocks of bounded size, shape (block, n)."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK_NUMBERS // n)
+    for at in range(0, resamples, step):
+        block = min(step, resamples - at)
+        drawn = rng.integers(0, n, size=(block, n)) + n * np.arange(block)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
+
+
 def _ends(
     numerators: NDArray[np.float64],
     weights: NDArray[np.float64],
     ratio: NDArray[np.float64],
-    draws: NDArray[np.float64],
+    blocks: Iterable[NDArray[np.float64]],
     alpha: float,
 ) -> NDArray[np.float64]:
     """Return the ends of the interval of each row, shape (2, rows)."""
-    n, resamples = numerators.shape[1], len(draws)
     # Relative to the sample's ratio, so that sums of squares do not cancel.
     residuals = numerators - ratio[:, None] * weights
-    spread = (residuals**2).sum(axis=1)
+    t = np.concatenate([_studentized(residuals, weights, draws) for draws in blocks])
+    at = max(round((len(t) + 1) * alpha / 2) - 1, 0)
+    t.partition((at, len(t) - 1 - at), axis=0)
+    n = numerators.shape[1]
+    error = np.sqrt((residuals**2).sum(axis=1) * n / (n - 1)) / weights.sum(axis=1)
+    return np.stack((ratio - t[len(t) - 1 - at] * error, ratio - t[at] * error))
+
+
+def _studentized(
+    residuals: NDArray[np.float64], weights: NDArray[np.float64], draws: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return t* of each resample and row, shape (resamples, rows)."""
+    n = residuals.shape[1]
     total = draws @ weights.T
     shift = draws @ residuals.T / total
     squares = draws @ (residuals**2).T - 2 * shift * (draws @ (residuals * weights).T)
     squares += shift**2 * (draws @ (weights**2).T)
-    error = np.sqrt(np.maximum(squares, spread / n) * n / (n - 1)) / total
-    t = np.divide(shift, error, out=np.zeros_like(shift), where=error > 0)
-    at = max(round((resamples + 1) * alpha / 2) - 1, 0)
-    t.partition((at, resamples - 1 - at), axis=0)
-    own_error = np.sqrt(spread * n / (n - 1)) / weights.sum(axis=1)
-    return np.stack((ratio - t[resamples - 1 - at] * own_error, ratio - t[at] * own_error))
+    floor = (residuals**2).sum(axis=1) / n
+    error = np.sqrt(np.maximum(squares, floor) * n / (n - 1)) / total
+    t: NDArray[np.float64] = np.divide(shift, error, out=np.zeros_like(shift), where=error > 0)
+    return t
 
 
 def _differences(a: ArrayLike | BySource, b: ArrayLike | BySource) -> NDArray[np.float64]:

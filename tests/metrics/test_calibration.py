@@ -17,7 +17,7 @@ def overconfident(seed, n=3000):
 
 def test_ece_agrees_with_a_loop_over_bins():
     rng = np.random.default_rng(0)
-    p, truth = np.append(rng.random(500), [0.0, 1.0]), np.append(rng.random(500) < 0.4, [True, False])
+    p, truth = np.append(rng.random(500), [0.0, 1.0]), np.append(rng.random(500) < 0.99, [True, False])
     expected = 0.0
     for b in range(15):
         inside = (p >= b / 15) & ((p < (b + 1) / 15) | (b == 14))

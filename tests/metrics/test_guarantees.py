@@ -82,7 +82,9 @@ def test_false_area_holds_after_selection_among_100_heads_on_other_sources():
     assert np.mean(same) > np.mean(own) + 0.01
 
 
-@pytest.mark.parametrize(("alpha", "needed"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.01, 99), (0.03, 33), (1 / 3, 2)])
+@pytest.mark.parametrize(
+    ("alpha", "needed"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.01, 99), (0.03, 33), (1 / 3, 2), (1 / 49, 48)]
+)
 def test_an_alpha_that_n_sources_cannot_promise_is_refused_with_the_number_needed(alpha, needed):
     assert sources_needed(alpha) == needed
     assert conformal_image_threshold(np.arange(float(needed)), alpha).n == needed

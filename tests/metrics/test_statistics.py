@@ -89,6 +89,13 @@ def test_a_row_among_many_has_the_interval_it_has_alone():
     assert (alone.low, alone.high) == pytest.approx((low[2], high[2]), rel=1e-12)
 
 
+def test_many_sources_are_resampled_in_blocks_to_the_same_end(monkeypatch):
+    values = np.random.default_rng(0).exponential(size=(3, 40))
+    whole = studentized_intervals(values, resamples=999)
+    monkeypatch.setattr("dlprobe.metrics.statistics._CHUNK_NUMBERS", 1500)
+    np.testing.assert_allclose(studentized_intervals(values, resamples=999), whole, rtol=1e-12)
+
+
 def test_interval_agrees_with_a_naive_bootstrap_t():
     values = np.random.default_rng(5).exponential(size=15)
     samples = values[np.random.default_rng(99).integers(0, 15, (20_000, 15))]
@@ -126,6 +133,15 @@ def test_tied_values_have_finite_intervals_within_the_bounds():
     assert np.isfinite([free.low, free.high]).all()
     assert cut.low == max(free.low, 0.0)
     assert cut.high == min(free.high, 1.0)
+
+
+def test_the_variance_of_a_resample_is_at_least_the_nth_part_of_the_samples():
+    values = np.append(np.linspace(0, 0.01, 9), 1.0)
+    samples = values[np.random.default_rng(99).integers(0, 10, (200_000, 10))]
+    variance = np.maximum(samples.var(axis=1), values.var() / 10)
+    ts = (samples.mean(axis=1) - values.mean()) / np.sqrt(variance / 9)
+    t_low, _ = np.quantile(ts, [0.025, 0.975])
+    assert bootstrap_mean(values).high == pytest.approx(values.mean() - t_low * stats.sem(values), rel=0.02)
 
 
 def test_source_means_weigh_every_image_of_a_source_alike():

@@ -83,7 +83,7 @@ def test_bounds_hold_the_exact_value(kind, n):
         check(logits, truth)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.data())
 def test_bounds_hold_the_exact_value_of_tiny_inputs(data):
     n = data.draw(st.integers(2, 9))

@@ -78,7 +78,7 @@ def aggregate_intervals(
     protocol: str = "dlprobe",
     *,
     level: float = 0.95,
-    resamples: int = 9999,
+    resamples: int = 1999,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Return `aggregate` with an interval for each metric, resampled by source.

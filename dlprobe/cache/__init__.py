@@ -1,6 +1,10 @@
 """The cache: patch embeddings of every window of a manifest, computed once and kept with their coverage."""
 
+from dlprobe.cache.care.comparing import Difference, Parity, diff, parity
+from dlprobe.cache.care.converting import convert
 from dlprobe.cache.care.describe import describe
+from dlprobe.cache.care.exporting import export
+from dlprobe.cache.care.merging import merge
 from dlprobe.cache.care.verify import Damage, verify
 from dlprobe.cache.locks import Shard
 from dlprobe.cache.reader import Block, FeatureCache, open_cache
@@ -12,11 +16,18 @@ __all__ = [
     "CachePlan",
     "CacheWriter",
     "Damage",
+    "Difference",
     "FeatureCache",
+    "Parity",
     "Reject",
     "Shard",
+    "convert",
     "describe",
+    "diff",
+    "export",
+    "merge",
     "open_cache",
     "open_writer",
+    "parity",
     "verify",
 ]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlprobe.data.manifest import Manifest
 from dlprobe.data.provenance import COVERAGE_CLASSES
 from dlprobe.errors import CacheError
 from dlprobe.spec import CacheSpec, canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dlprobe.spec import Pins
 
@@ -109,8 +113,6 @@ class Layout:
 
 def attributes(spec: CacheSpec, pins: Pins, software: Mapping[str, str], origin: Mapping[str, str]) -> dict[str, Any]:
     """Return what a cache says of itself, as plain JSON values in a fixed order."""
-    import json
-
     record = {
         "schema": SCHEMA,
         "model_fingerprint": spec.model.fingerprint,
@@ -138,3 +140,17 @@ def require_schema(attrs: Mapping[str, Any], path: Path) -> None:
 def record_path(root: Path, block: int) -> Path:
     """Return where the record of a block lies."""
     return root / RECORDS / f"{block:06d}.json"
+
+
+def image_order(paths: Sequence[str], seed: int) -> list[int]:
+    """Return a permutation that depends on the seed and each path alone, the same on every machine and release."""
+    keys = [hashlib.sha256(f"{seed}:{path}".encode()).digest() for path in paths]
+    return sorted(range(len(paths)), key=keys.__getitem__)
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return a manifest as Parquet, its root left out."""
+    with tempfile.TemporaryDirectory(prefix="dlprobe-") as folder:
+        path = Path(folder) / "manifest.parquet"
+        Manifest(manifest.frame, folder).write(path)  # the root becomes "."
+        return path.read_bytes()

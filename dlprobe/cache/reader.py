@@ -238,7 +238,7 @@ class FeatureCache:
             If nothing is selected, or a selected window lies in a missing or damaged block. A missing one is reported
             before the first block is handed out.
         """
-        selected = self._selected(split, windows)
+        selected = self.select(split, windows)
         for block in np.unique(selected // self.cache_spec.block_windows):
             self.record(int(block))
         return stream(
@@ -259,6 +259,10 @@ class FeatureCache:
     def regions(self, window_indices: ArrayLike | None = None) -> NDArray[np.uint8]:
         """Return the region maps of windows, shape (n, window_px, window_px); all VOID for rejected windows."""
         return self._gather("regions", self._indices(window_indices))
+
+    def stored(self, name: str, window_indices: ArrayLike) -> NDArray[Any]:
+        """Return rows of a block array as they are stored, such as codes and ``scale`` of int8 embeddings."""
+        return self._gather(name, self._indices(window_indices))
 
     def verify(self) -> list[Damage]:
         """Compare every stored byte with its checksum; return what is damaged or missing."""
@@ -293,7 +297,8 @@ class FeatureCache:
             raise CacheError(msg)
         return indices
 
-    def _selected(self, split: str | None, windows: ArrayLike | None) -> NDArray[np.int64]:
+    def select(self, split: str | None = None, windows: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Return the windows that `blocks` goes over, ascending; raise `CacheError` if there are none."""
         table = self.windows
         chosen = np.zeros(len(self), bool)
         chosen[self._indices(windows)] = True

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from dlprobe.backbones.base import require_divides
-from dlprobe.cache.layout import Layout
+from dlprobe.cache.layout import Layout, image_order
 from dlprobe.cache.stores.codecs import DTYPES
 from dlprobe.data.tiling import tile, working_size
 from dlprobe.errors import DataError
@@ -120,12 +119,6 @@ def plan(
         manifest_sha256=manifest.sha256,
     )
     return Plan(spec, windows)
-
-
-def image_order(paths: list[str], seed: int) -> list[int]:
-    """Return a permutation that depends on the seed and each path alone, the same on every machine and release."""
-    keys = [hashlib.sha256(f"{seed}:{path}".encode()).digest() for path in paths]
-    return sorted(range(len(paths)), key=keys.__getitem__)
 
 
 def _rows(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlprobe.cache import CachePlan, open_writer
-from dlprobe.data.manifest import Manifest
+from dlprobe.cache.layout import manifest_bytes
 from dlprobe.errors import BackboneError, DataError
 from dlprobe.extraction.decoding import decoded_ahead
 from dlprobe.extraction.embedding import compute_block, reference_embedding
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dlprobe.backbones.base import Backbone
     from dlprobe.cache import CacheWriter, Reject, Shard
+    from dlprobe.data.manifest import Manifest
 
 Progress = Callable[[int, int], None]
 
@@ -179,7 +180,7 @@ def _cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CacheP
         spec=planned.cache_spec,
         pins=backbone.pins,
         windows=planned.windows,
-        manifest=_parquet(manifest),
+        manifest=manifest_bytes(manifest),
         reference=reference_embedding(backbone),
         software=_software(),
         origin={
@@ -240,15 +241,6 @@ def _require_some(rejected: tuple[Reject, ...], writer: CacheWriter) -> None:
 
 def _relative(stored: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     return float(np.linalg.norm(found - stored) / max(float(np.linalg.norm(stored)), 1e-30))
-
-
-def _parquet(manifest: Manifest) -> bytes:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="dlprobe-") as folder:
-        path = Path(folder) / "manifest.parquet"
-        Manifest(manifest.frame, folder).write(path)  # the root becomes "."
-        return path.read_bytes()
 
 
 def _software() -> dict[str, str]:

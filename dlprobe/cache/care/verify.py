@@ -58,6 +58,13 @@ def verify(root: str | os.PathLike[str]) -> list[Damage]:
     return found
 
 
+def require_sound(cache: FeatureCache, block: int) -> None:
+    """Raise `CacheError` if a block is missing or differs from its record."""
+    for damage in _verify_block(cache, block):
+        msg = f"{damage.file} in {cache.path} is damaged ({damage.reason}); run `dlprobe cache repair` first"
+        raise CacheError(msg)
+
+
 def _verify_fixed(root: Path) -> list[Damage]:
     try:
         record = read_root_record(root / RECORDS / ROOT_RECORD)

@@ -7,8 +7,9 @@ from dlprobe.probes.moments import GroupMoments
 from dlprobe.probes.probe import Probe, make_card
 
 if TYPE_CHECKING:
-    from dlprobe.probes.baselines import LogisticFit, fit_logistic
+    from dlprobe.probes.baselines import LogisticFit, NearestPatches, fit_logistic, fit_nearest, fit_sgd
     from dlprobe.probes.estimators import DiceProbe, RidgeProbe, StreamingLogisticRegression
+    from dlprobe.probes.exchange import export_onnx, pull, push
     from dlprobe.probes.multihead import FittedHead, HeadBatch, fit_heads
 
 #: Names whose modules load torch or scikit-learn; they are imported when they are first asked for.
@@ -17,10 +18,16 @@ _LAZY = {
     "FittedHead": "multihead",
     "HeadBatch": "multihead",
     "LogisticFit": "baselines",
+    "NearestPatches": "baselines",
     "RidgeProbe": "estimators",
     "StreamingLogisticRegression": "estimators",
+    "export_onnx": "exchange",
     "fit_heads": "multihead",
     "fit_logistic": "baselines",
+    "fit_nearest": "baselines",
+    "fit_sgd": "baselines",
+    "pull": "exchange",
+    "push": "exchange",
 }
 
 __all__ = [
@@ -30,14 +37,20 @@ __all__ = [
     "HeadBatch",
     "HeadSpec",
     "LogisticFit",
+    "NearestPatches",
     "Probe",
     "RidgeProbe",
     "StreamingLogisticRegression",
     "default_grid",
     "edge_of_grid",
+    "export_onnx",
     "fit_heads",
     "fit_logistic",
+    "fit_nearest",
+    "fit_sgd",
     "make_card",
+    "pull",
+    "push",
 ]
 
 

@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dlprobe.errors import ProbeError
-from dlprobe.probes import fit_logistic
+from dlprobe.probes import fit_logistic, fit_nearest, fit_sgd
 
 
 def problem(n=400):
@@ -42,6 +42,27 @@ def test_the_subsample_is_stated_seeded_and_leaves_ignored_patches_out():
 def test_a_fit_that_stops_early_says_so():
     X, y = problem()
     assert not fit_logistic(X, y, C=1e6, max_iterations=1).converged
+
+
+def test_stochastic_gradient_descent_comes_near_the_regression_it_stands_for():
+    X, y = problem(3000)
+    exact, found = fit_logistic(X, y, C=0.1), fit_sgd(X, y, C=0.1)
+    logits = [X.astype(np.float64) @ fit.weights + fit.bias for fit in (exact, found)]
+    assert np.corrcoef(*logits)[0, 1] > 0.99
+    assert found.weights[5] == 0
+    assert (found.n_patches, found.C) == (exact.n_patches, 0.1)
+
+
+def test_nearest_patches_agree_with_a_look_at_all_distances():
+    X, y = problem()
+    found = fit_nearest(X, y, neighbours=7)
+    known = y >= 0
+    scaled = StandardScaler().fit(X[known].astype(np.float64)).transform(X.astype(np.float64))
+    distances = np.square(scaled[:20, None] - scaled[None, known]).sum(axis=-1)
+    nearest = np.argsort(distances, axis=1)[:, :7]
+    np.testing.assert_allclose(found.scores(X[:20]), y[known][nearest].mean(axis=1))
+    with pytest.raises(ProbeError, match="400 neighbours were asked for among 355"):
+        fit_nearest(X, y, neighbours=400)
 
 
 def test_a_missing_class_and_bad_numbers_are_refused():

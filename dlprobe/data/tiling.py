@@ -93,13 +93,17 @@ def tile(height_px: int, width_px: int, window_px: int, stride_px: int, tiling: 
     Raises
     ------
     DataError
-        If a side is below the window, the stride is not positive or the tiling unknown.
+        If a side is below the window, the stride is not positive (or, to cover, above the window), or the tiling
+        unknown.
     """
     if min(height_px, width_px) < window_px:
         msg = f"an image of {width_px}x{height_px} px has no window of {window_px} px; enlarge it to its working size"
         raise DataError(msg)
     if stride_px < 1:
         msg = f"stride_px is {stride_px}; it must be at least 1"
+        raise DataError(msg)
+    if tiling == "cover" and stride_px > window_px:
+        msg = f"stride_px {stride_px} is above the window of {window_px} px, so that some pixels are never seen; lower it"
         raise DataError(msg)
     if tiling not in TILINGS:
         msg = f"no tiling {tiling!r}; write one of {', '.join(TILINGS)}"

@@ -156,3 +156,9 @@ def test_impossible_tilings_are_refused(arguments, words):
 def test_an_image_without_pixels_has_no_working_size():
     with pytest.raises(DataError, match="no pixels"):
         working_size(0, 10, 504)
+
+
+def test_a_stride_that_leaves_pixels_unseen_is_refused():
+    with pytest.raises(DataError, match="never seen"):
+        tile(2000, 2000, 504, 505, "cover")
+    assert len(tile(2000, 2000, 504, 505, "spread")) == 16

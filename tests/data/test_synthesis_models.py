@@ -82,9 +82,9 @@ def test_autoencoders_lose_detail_but_beat_block_means(pairs):
 
 def test_the_autoencoders_of_a_pair_never_saw_it(pairs):
     before = list(_tasks(pairs))
-    changed = [
-        [p._replace(pixels=255 - p.pixels[::-1] // 2) if i == 1 else p for p in pair] for i, pair in enumerate(pairs)
-    ]
+    left, right = pairs[1]
+    other = right._replace(pixels=255 - right.pixels[::-1] // 2)
+    changed = [pairs[0], [left, other], *pairs[2:]]
     for old, new in zip(before, _tasks(changed), strict=True):
         own = old.turn // 2 == 1
         image = pairs[0][0].pixels

@@ -131,8 +131,8 @@ class TorchBackbone(ABC):
         self._std = torch.tensor(spec.std, dtype=torch.float32, device=device)
 
     @abstractmethod
-    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the patch tokens of normalised pixels.
+    def tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return the tokens of normalised pixels, layers side by side.
 
         Parameters
         ----------
@@ -140,8 +140,9 @@ class TorchBackbone(ABC):
 
         Returns
         -------
-        tensor, shape (batch, rows * cols, width)
-            Row by row, without CLS and registers, layers side by side.
+        tuple of (tensor or None, tensor)
+            CLS, shape (batch, width), if the network has one; and the patches row by row, without CLS and registers,
+            shape (batch, rows * cols, width).
         """
 
     @property
@@ -186,12 +187,39 @@ class TorchBackbone(ABC):
                 embeddings[part] = self.embed(batch[part])
         return embeddings
 
+    def class_tokens(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+        """Return the CLS tokens of windows, of the same layers and norm as the embeddings.
+
+        Returns
+        -------
+        tensor of float32, shape (batch, width)
+            On the backbone's device.
+
+        Raises
+        ------
+        BackboneError
+            If the network has no CLS token, or shape or dtype of the windows are others.
+        """
+        batch = self._as_bytes(windows)
+        found = [torch.empty((0, self.width), dtype=torch.float32, device=self.device)]
+        with torch.inference_mode():
+            for start in range(0, len(batch), self.pins.batch_size):
+                token, _ = self._forward(batch[start : start + self.pins.batch_size])
+                if token is None:
+                    msg = f"{self.spec.backbone} has no CLS token"
+                    raise BackboneError(msg)
+                found.append(token.float())
+        return torch.cat(found)
+
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         """Embed one batch of uint8 windows; differentiable with respect to the network, for fine-tuning."""
+        _, patches = self._forward(windows)
+        return patches.float().reshape(len(windows), self.spec.grid, self.spec.grid, self.width)
+
+    def _forward(self, windows: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         pixels = self.normalise(windows.to(self.device, non_blocking=True))
         with self._precision():
-            tokens = self.patch_tokens(pixels)
-        return tokens.float().reshape(len(windows), self.spec.grid, self.spec.grid, self.width)
+            return self.tokens(pixels)
 
     def normalise(self, windows: torch.Tensor) -> torch.Tensor:
         """Return float32 pixels, channels first, of RGB bytes: ``(x / 255 - mean) / std``."""

@@ -72,6 +72,7 @@ def test_embeddings_are_those_of_transformers(kind, folder, windows):
     assert isinstance(backbone, Backbone)
     assert backbone.spec.implementation == "transformers"
     assert_allclose(backbone(batch).flatten(1, 2).numpy(), tokens[:, prefix:].numpy(), atol=PARITY)
+    assert_allclose(backbone.class_tokens(batch).numpy(), tokens[:, 0].numpy(), atol=PARITY)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

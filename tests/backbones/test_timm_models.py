@@ -173,6 +173,24 @@ def test_windows_may_be_tensors_or_read_only_or_strided_arrays(windows):
         assert_array_equal(backbone(same).numpy(), expected)
 
 
+@pytest.mark.parametrize("name", NANOS)
+def test_the_class_token_can_be_had_beside_the_patches(name, windows):
+    backbone = load(name, layers=(1, -1), batch_size=2)
+    batch = windows(3, backbone.spec.window_px)
+    found = backbone.class_tokens(batch)
+    assert found.shape == (3, 96)
+    with torch.no_grad():
+        last = backbone.network.forward_features(reference_pixels(batch))[:, 0]
+    assert_allclose(found[:, 48:].numpy(), last.numpy(), atol=1e-5)
+    assert_allclose(found[:, :48].numpy(), load(name, layers=(1,)).class_tokens(batch).numpy(), atol=1e-5)
+
+
+def test_a_network_without_class_token_says_so(windows):
+    backbone = load("timm:test_vit2", norm=False, window_px=160)
+    with pytest.raises(BackboneError, match="has no CLS token"):
+        backbone.class_tokens(windows(1, 160))
+
+
 def test_embeddings_carry_no_gradient_but_embed_can():
     backbone = load()
     batch = torch.zeros((1, 70, 70, 3), dtype=torch.uint8)

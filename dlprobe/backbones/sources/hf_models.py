@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class HfBackbone(TorchBackbone):
     """A vision transformer of transformers; CLS and registers are taken off by count."""
 
-    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+    def tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return the tokens of the blocks in ``spec.layers``, each under the final norm if ``spec.norm``.
 
         The outputs of blocks are caught where they come out: what ``hidden_states`` holds last, before or after the
@@ -52,7 +52,8 @@ class HfBackbone(TorchBackbone):
                 hook.remove()
         norm = (network.layernorm if hasattr(network, "layernorm") else network.norm) if self.spec.norm else None
         prefix = 1 + getattr(network.config, "num_register_tokens", 0)
-        return torch.cat([(tokens if norm is None else norm(tokens))[:, prefix:] for tokens in caught], dim=-1)
+        joined = torch.cat([tokens if norm is None else norm(tokens) for tokens in caught], dim=-1)
+        return joined[:, 0], joined[:, prefix:]
 
 
 def load_hf(request: LoadRequest) -> HfBackbone:

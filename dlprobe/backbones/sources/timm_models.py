@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 class TimmBackbone(TorchBackbone):
     """A timm vision transformer; CLS and registers are taken off by count (``num_prefix_tokens``)."""
 
-    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+    def tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return the tokens of the blocks in ``spec.layers``, each under the final norm if ``spec.norm``."""
         network: Any = self.network
+        with_prefix = network.num_prefix_tokens > 0
         layers = network.forward_intermediates(
             pixels,
             indices=list(self.spec.layers),
@@ -42,8 +43,14 @@ class TimmBackbone(TorchBackbone):
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
+            return_prefix_tokens=with_prefix,
         )
-        return torch.cat(layers, dim=-1)
+        if not with_prefix:
+            return None, torch.cat(layers, dim=-1)
+        patches = torch.cat([layer[0] for layer in layers], dim=-1)
+        if getattr(network, "cls_token", None) is None:
+            return None, patches
+        return torch.cat([layer[1][:, 0] for layer in layers], dim=-1), patches
 
 
 @dataclass(frozen=True, slots=True)

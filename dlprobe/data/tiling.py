@@ -103,7 +103,7 @@ def tile(height_px: int, width_px: int, window_px: int, stride_px: int, tiling: 
         msg = f"stride_px is {stride_px}; it must be at least 1"
         raise DataError(msg)
     if tiling == "cover" and stride_px > window_px:
-        msg = f"stride_px {stride_px} is above the window of {window_px} px, so that some pixels are never seen; lower it"
+        msg = f"stride_px {stride_px} is above the window of {window_px} px, some pixels would never be seen; lower it"
         raise DataError(msg)
     if tiling not in TILINGS:
         msg = f"no tiling {tiling!r}; write one of {', '.join(TILINGS)}"

@@ -151,7 +151,14 @@ def scan(
     findings = [item for item in found if isinstance(item, Finding)]
     findings += _findings_on_files(rejects, ignored)
     guesses = [item for item in found if isinstance(item, Guess)]
-    findings += audit(manifest, sample=sample, seed=seed, guesses=guesses, progress=_offset(progress, len(records)))
+    findings += audit(
+        manifest,
+        sample=sample,
+        seed=seed,
+        guesses=guesses,
+        max_pixels=max_pixels,
+        progress=_offset(progress, len(records)),
+    )
     rejects = [item._replace(path=_printable(item.path)) for item in rejects]
     return ScanResult(manifest, rejects, findings, ignored, len(files), listed)
 

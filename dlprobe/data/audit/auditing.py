@@ -13,12 +13,13 @@ from dlprobe.data.audit.examine import Examination, Subject, examine
 from dlprobe.data.audit.masks import mask_findings, settle, variant_findings
 from dlprobe.data.audit.shortcuts import read_wrapping, shortcut_findings
 from dlprobe.data.audit.sources import source_findings
-from dlprobe.data.images import read_image
+from dlprobe.data.images import MAX_PIXELS, read_image
 from dlprobe.data.layouts.base import Finding, Guess
 from dlprobe.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -39,6 +40,7 @@ def audit(
     seed: int = 0,
     seen: Mapping[str, Collection[str]] | None = None,
     guesses: Sequence[Guess] = (),
+    max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Look for what would bend a number.
@@ -56,6 +58,8 @@ def audit(
         source_ids of other manifests or of a backbone's training, by name.
     guesses : sequence of Guess
         What the layout assumed: each becomes a finding that says what the pixels say.
+    max_pixels : int
+        Larger images count as unreadable.
     progress : callable, optional
         Called with the number of images examined and in all.
 
@@ -67,10 +71,10 @@ def audit(
     findings = list(source_findings(manifest.frame, seen or {}))
     examined: list[Examination] = []
     if sample != 0:
-        examined = _examined(manifest, sample, seed, progress)
+        examined = _examined(manifest, sample, seed, max_pixels, progress)
         findings += mask_findings(examined)
         findings += variant_findings(examined)
-        findings += _duplicate_findings(manifest, _times(sample, HASHED_FACTOR), seed)
+        findings += _duplicate_findings(manifest, _times(sample, HASHED_FACTOR), seed, max_pixels)
         findings += _shortcut_findings(manifest, _times(sample, HEADERS_FACTOR), seed)
     findings += [settle(guess, examined) for guess in guesses]
     order = {"error": 0, "warning": 1, "info": 2}
@@ -82,7 +86,7 @@ def _times(sample: int | None, factor: int) -> int | None:
 
 
 def _examined(
-    manifest: Manifest, sample: int | None, seed: int, progress: Callable[[int, int], None] | None
+    manifest: Manifest, sample: int | None, seed: int, max_pixels: int, progress: Callable[[int, int], None] | None
 ) -> list[Examination]:
     frame = manifest.frame
     real = frame[frame["variant"] == "real"]
@@ -99,10 +103,10 @@ def _examined(
     ]
     examined = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for done, each in enumerate(pool.map(lambda subject: examine(manifest.root, subject), subjects), start=1):
+        for each in pool.map(lambda subject: examine(manifest.root, subject, max_pixels), subjects):
             examined.append(each)
             if progress:
-                progress(done, len(subjects))
+                progress(len(examined), len(subjects))
     return examined
 
 
@@ -127,7 +131,7 @@ def spread_sample(frame: pd.DataFrame, groups: list[str], sample: int | None, se
     return frame.loc[turn.sort_values(kind="stable").index[:sample]].sort_index()
 
 
-def _duplicate_findings(manifest: Manifest, sample: int | None, seed: int) -> Iterator[Finding]:
+def _duplicate_findings(manifest: Manifest, sample: int | None, seed: int, max_pixels: int) -> Iterator[Finding]:
     """Compare photographs, one image each, across splits, or across data sets where there are no splits."""
     frame = manifest.frame.assign(made=manifest.frame["variant"] != "real")
     column = "split" if (frame["split"] != "").any() else "dataset"
@@ -136,7 +140,7 @@ def _duplicate_findings(manifest: Manifest, sample: int | None, seed: int) -> It
         return
     chosen = spread_sample(frame.sort_index(), [column], sample, seed)
     with ThreadPoolExecutor(THREADS) as pool:
-        looks = list(pool.map(lambda path: _look(manifest, path), chosen["path"]))
+        looks = list(pool.map(lambda path: _look(manifest.root / path, max_pixels), chosen["path"]))
     kept = [
         (each, path, group) for each, path, group in zip(looks, chosen["path"], chosen[column], strict=True) if each
     ]
@@ -151,9 +155,9 @@ def _duplicate_findings(manifest: Manifest, sample: int | None, seed: int) -> It
         yield Finding("near-duplicate", detail, len(pairs), "warning", paths)
 
 
-def _look(manifest: Manifest, path: str) -> Look | None:
+def _look(path: Path, max_pixels: int) -> Look | None:
     try:
-        return look(read_image(manifest.root / path))
+        return look(read_image(path, max_pixels=max_pixels))
     except DataError:
         return None
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dlprobe.data.audit.verdict import Verdict, background_verdict
-from dlprobe.data.images import MASK_THRESHOLD, read_image
+from dlprobe.data.images import MASK_THRESHOLD, MAX_PIXELS, read_image
 from dlprobe.errors import DataError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Examination:
     verdict: Verdict | None = None
 
 
-def examine(root: Path, subject: Subject) -> Examination:
+def examine(root: Path, subject: Subject, max_pixels: int = MAX_PIXELS) -> Examination:
     """Decode an image, its mask and its partner, and compare them.
 
     Parameters
@@ -80,26 +80,28 @@ def examine(root: Path, subject: Subject) -> Examination:
         Folder that the paths are relative to.
     subject : Subject
         What to look at.
+    max_pixels : int
+        Larger images count as unreadable.
 
     Returns
     -------
     Examination
     """
     try:
-        image = read_image(root / subject.path)
+        image = read_image(root / subject.path, max_pixels=max_pixels)
     except DataError:
         return Examination(subject=subject, fault="unreadable")
     grey = None
     if subject.mask:
         try:
-            grey = grey_levels(root / subject.mask)
+            grey = grey_levels(root / subject.mask, max_pixels)
         except DataError:
             return Examination(subject=subject, fault="mask-unreadable")
         if grey.shape != image.shape[:2]:
             turned = grey.shape == image.shape[1::-1]
             return Examination(subject=subject, fault="mask-transposed" if turned else "mask-size")
     mask = np.zeros(image.shape[:2], np.bool_) if grey is None else grey > MASK_THRESHOLD
-    partner, original = _partner(root, subject.partners, image)
+    partner, original = _partner(root, subject.partners, image, max_pixels)
     inside, outside = _differences(original, image, mask) if original is not None else (float("nan"), float("nan"))
     exact = not partner.lower().endswith(_LOSSY_SUFFIXES)
     return Examination(
@@ -116,17 +118,19 @@ def examine(root: Path, subject: Subject) -> Examination:
     )
 
 
-def grey_levels(path: Path) -> NDArray[np.uint8]:
+def grey_levels(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Return a mask's grey levels, colours by their luma; raise `DataError` if it cannot be read."""
-    return np.asarray(Image.fromarray(read_image(path)).convert("L"))
+    return np.asarray(Image.fromarray(read_image(path, max_pixels=max_pixels)).convert("L"))
 
 
-def _partner(root: Path, candidates: Sequence[str], image: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8] | None]:
+def _partner(
+    root: Path, candidates: Sequence[str], image: NDArray[np.uint8], max_pixels: int
+) -> tuple[str, NDArray[np.uint8] | None]:
     """Return the candidate of the same size that is nearest to the image, and its pixels."""
     nearest: tuple[float, str, NDArray[np.uint8] | None] = (float("inf"), "", None)
     for path in candidates[:MOST_PARTNERS]:
         try:
-            original = read_image(root / path)
+            original = read_image(root / path, max_pixels=max_pixels)
         except DataError:
             continue
         if original.shape != image.shape:
@@ -138,6 +142,9 @@ def _partner(root: Path, candidates: Sequence[str], image: NDArray[np.uint8]) ->
 
 
 def _differences(original: NDArray[np.uint8], image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[float, float]:
-    difference = cv2.absdiff(original, image).mean(axis=2, dtype=np.float32)
-    white, black = difference[mask], difference[~mask]
-    return (float(white.mean()) if white.size else float("nan")), (float(black.mean()) if black.size else float("nan"))
+    difference = cv2.absdiff(original, image)
+    white = mask.astype(np.uint8)
+    means = [
+        float(np.mean(cv2.mean(difference, part)[:3])) if part.any() else float("nan") for part in (white, 1 - white)
+    ]
+    return means[0], means[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+#: What Pillow raises on damaged headers.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
 #: Balanced accuracy or area under the curve from which a shortcut is reported, and from which it is an error.
 REPORTED, GRAVE = 0.6, 0.9
 #: Fewer images of either class say nothing.
@@ -39,7 +42,7 @@ def read_wrapping(path: Path, source_id: str, fake: bool, size: tuple[int, int])
             tables = getattr(image, "quantization", None) or {}
             step = float(np.mean(tables[min(tables)])) if tables else 0.0
             return Wrapping(source_id, fake, image.format or "", step, size)
-    except (OSError, ValueError, SyntaxError, TypeError, LookupError):  # what Pillow raises on damaged headers
+    except (*DAMAGE, Image.DecompressionBombError):
         return None
 
 

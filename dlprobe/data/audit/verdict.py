@@ -34,7 +34,10 @@ KEPT_RATIO = 1.1
 LOSSLESS_CUTS = (0.95, 0.6)
 JPEG_CUTS = (0.9, 0.25)
 _FEWEST_BLOCKS = 24
-_LOSSLESS_FORMATS = frozenset({"PNG", "TIFF", "BMP", "PPM"})
+_NOTHING = np.zeros(0, np.bool_)
+_JPEG_START = b"\xff\xd8"
+#: PNG, TIFF in both orders, BMP. (TIFF may hold JPEG; then the last bits differ, and the verdict is fr or none.)
+_LOSSLESS_STARTS = (b"\x89PNG", b"II*\0", b"MM\0*", b"BM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +88,17 @@ def background_verdict(
         msg = f"{fake}, its mask and its photograph differ in size; compare an image with its own"
         raise DataError(msg)
     outside = ~dilated(mask, MARGIN_PX)
-    with Image.open(fake) as header:
-        if isinstance(header, JpegImagePlugin.JpegImageFile):
-            compressed = recompressed(original, header)
-            return _judged(_kept_blocks(original, image, compressed, outside), JPEG_CUTS, "jpeg")
-        if header.format not in _LOSSLESS_FORMATS:
-            return Verdict("", float("nan"), "")
-    kept = cv2.absdiff(original, image).max(axis=2)[outside] <= (0 if exact else 1)
+    with fake.open("rb") as file:
+        start = file.read(8)
+        if start.startswith(_JPEG_START):
+            file.seek(0)
+            compressed = recompressed(original, JpegImagePlugin.JpegImageFile(file))
+            kept = _kept_blocks(original, image, compressed, outside) if compressed is not None else _NOTHING
+            return _judged(kept, JPEG_CUTS, "jpeg")
+    if not start.startswith(_LOSSLESS_STARTS):
+        return _judged(_NOTHING, LOSSLESS_CUTS, "")
+    red, green, blue = cv2.split(cv2.absdiff(original, image))
+    kept = np.maximum(np.maximum(red, green), blue)[outside] <= (0 if exact else 1)
     return _judged(kept if kept.size >= _FEWEST_BLOCKS * BLOCK_PX**2 else kept[:0], LOSSLESS_CUTS, "lossless")
 
 
@@ -102,13 +109,18 @@ def dilated(mask: NDArray[np.bool_], margin_px: int) -> NDArray[np.bool_]:
     return grown
 
 
-def recompressed(original: NDArray[np.uint8], header: JpegImagePlugin.JpegImageFile) -> NDArray[np.uint8]:
-    """Return a photograph as it looks after JPEG with another file's quantisation tables and chroma subsampling."""
-    sampling = JpegImagePlugin.get_sampling(header)
-    buffer = io.BytesIO()
+def recompressed(original: NDArray[np.uint8], header: JpegImagePlugin.JpegImageFile) -> NDArray[np.uint8] | None:
+    """Return a photograph as it looks after JPEG with another file's quantisation tables and chroma subsampling.
+
+    None if that file's tables or colours are none that Pillow writes.
+    """
     grey = header.mode == "L"
-    Image.fromarray(original).convert("L" if grey else "RGB").save(
-        buffer, "JPEG", qtables=header.quantization, subsampling=-1 if grey else max(sampling, 0)
+    if header.mode not in {"L", "RGB"} or any(not 1 <= step <= 255 for t in header.quantization.values() for step in t):
+        return None
+    buffer = io.BytesIO()
+    subsampling = -1 if grey else max(JpegImagePlugin.get_sampling(header), 0)
+    Image.fromarray(original).convert(header.mode).save(
+        buffer, "JPEG", qtables=header.quantization, subsampling=subsampling
     )
     with Image.open(buffer) as image:
         return np.array(image.convert("RGB"))
@@ -139,7 +151,7 @@ def _blocks(values: NDArray[Any]) -> NDArray[Any]:
     return values[: height * BLOCK_PX, : width * BLOCK_PX].reshape(height, BLOCK_PX, width, BLOCK_PX)
 
 
-def _judged(kept: NDArray[np.bool_], cuts: tuple[float, float], recipe: Literal["lossless", "jpeg"]) -> Verdict:
+def _judged(kept: NDArray[np.bool_], cuts: tuple[float, float], recipe: Literal["lossless", "jpeg", ""]) -> Verdict:
     if not kept.size:
         return Verdict("", float("nan"), recipe)
     share = float(kept.mean())

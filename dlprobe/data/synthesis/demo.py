@@ -110,7 +110,7 @@ def build_demo(
             if progress:
                 progress(done, len(tasks))
         pd.DataFrame(rows, columns=list(TEXT_COLUMNS)).to_csv(scratch / "manifest.csv", index=False)
-    return scan(root, layout="csv").manifest
+    return scan(root, layout="csv", sample=0).manifest
 
 
 def _tasks(pairs: Sequence[Sequence[Photograph]]) -> Iterator[_Task]:

@@ -67,6 +67,11 @@ def aggregate(rows: Sequence[Mapping[str, float]], protocol: str = "dlprobe") ->
         replaced (by the 99th percentile on the processed-size map, and by another policy for images).
     protocol : str
         A name in `PROTOCOLS`.
+
+    Notes
+    -----
+    An image whose mask is empty counts as authentic, also one that was auto-encoded (`ae`, `aesp`): aggregate the rows
+    of each variant apart to keep `real` and `ae` beside each other.
     """
     columns = _columns(rows)
     return {name: average.value(columns) for name, average in PROTOCOLS[protocol].averages.items()}

@@ -1,5 +1,7 @@
 """Small vision transformers of timm's own code, registered under names of the tests."""
 
+import shutil
+
 import numpy as np
 import pytest
 import timm.models.eva as timm_eva
@@ -47,6 +49,20 @@ def windows():
         return np.random.default_rng(seed).integers(0, 256, (count, side_px, side_px, 3), dtype=np.uint8)
 
     return make
+
+
+@pytest.fixture
+def put_into_hub():
+    """Return a function that puts a folder into the hub's cache, as a download would."""
+
+    def put(hub, repository, folder):
+        root = hub / f"models--{repository.replace('/', '--')}"
+        shutil.copytree(folder, root / "snapshots" / "abc")
+        (root / "refs").mkdir()
+        (root / "refs" / "main").write_text("abc")
+        return root / "snapshots" / "abc"
+
+    return put
 
 
 @pytest.fixture

@@ -35,14 +35,11 @@ def test_the_residual_backbone_is_as_the_catalogue_says():
     assert (entry.licence, entry.trained_on) == (backbone.card.licence, backbone.card.trained_on)
 
 
-def test_listing_tells_which_weights_are_here(no_hub):
+def test_listing_tells_which_weights_are_here(no_hub, put_into_hub, tmp_path):
     assert {row.alias for row in list_backbones() if row.present} == {"srm"}
-    snapshot = no_hub / "hub" / "models--timm--vit_small_patch14_dinov2.lvd142m" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (snapshot / "model.safetensors").write_bytes(b"x")
-    refs = snapshot.parents[1] / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("abc")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "model.safetensors").write_bytes(b"x")
+    put_into_hub(no_hub / "hub", "timm/vit_small_patch14_dinov2.lvd142m", tmp_path / "files")
     (no_hub / "local" / "bfree").mkdir(parents=True)
     (no_hub / "local" / "bfree" / "model_epoch_best.pth").write_bytes(b"x")
     assert {row.alias for row in list_backbones() if row.present} == {"srm", "dinov2-s", "bfree"}

@@ -241,6 +241,25 @@ def test_random_weights_are_reproducible(windows, monkeypatch):
     assert torch.equal(first(windows(1, 28)), second(windows(1, 28)))
 
 
+def test_a_model_in_the_hubs_cache_needs_no_network(folder, windows, no_hub, put_into_hub):
+    path, _ = folder("dinov2_reg")
+    (path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4] * 3, "image_std": [0.2] * 3}))
+    put_into_hub(no_hub / "hub", "someone/nano", path)
+    backbone = load_backbone("hf:someone/nano", device="cpu", window_px=70)
+    assert backbone.spec.mean == (0.4, 0.4, 0.4)
+    assert backbone.weights == "pretrained"
+    assert backbone.card.licence == "unknown; see the model's page"
+    assert torch.equal(backbone(windows(1, 70)), load(path)(windows(1, 70)))
+
+
+def test_a_folder_called_pretrained_is_not_taken_for_the_word(no_hub, tmp_path, monkeypatch):
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BackboneError, match="cannot be fetched"):
+        load_backbone("hf:facebook/dinov2-small", device="cpu")
+
+
 def test_weights_that_are_not_here_name_the_three_ways_out(no_hub):
     with pytest.raises(BackboneError, match=r"hf:facebook/dinov2-base.*--weights FILE.*HF_HOME.*random:SEED"):
         load_backbone("hf:facebook/dinov2-base", device="cpu")

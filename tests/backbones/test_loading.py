@@ -1,10 +1,13 @@
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dlprobe.backbones import load_backbone
 from dlprobe.backbones.base import default_window_px
 from dlprobe.errors import BackboneError, RegistryError
+from dlprobe.spec import sha256_of_file
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,20 @@ def test_pretrained_weights_that_are_not_here_name_the_three_ways_out(no_hub):
     assert "\n" not in message
     for way in ("--weights FILE", "HF_HOME", "random:SEED", "timm/vit_base_patch14_reg4_dinov2.lvd142m"):
         assert way in message
+
+
+def test_pretrained_weights_in_the_hubs_cache_need_no_network(no_hub, put_into_hub, tmp_path, windows):
+    donor = load_backbone("timm:test_vit", weights="random:0", device="cpu", window_px=160)
+    head = {"head.weight": torch.zeros(1000, 64), "head.bias": torch.zeros(1000)}
+    (tmp_path / "files").mkdir()
+    save_file({**donor.network.state_dict(), **head}, tmp_path / "files" / "model.safetensors")
+    path = put_into_hub(no_hub / "hub", "timm/test_vit.r160_in1k", tmp_path / "files") / "model.safetensors"
+    backbone = load_backbone("timm:test_vit", device="cpu", window_px=160)
+    assert torch.equal(backbone(windows(1, 160)), donor(windows(1, 160)))
+    assert backbone.weights_sha256 == sha256_of_file(path)
+    assert backbone.weights == backbone.card.weights == "pretrained"
+    assert backbone.card.licence == "apache-2.0"
+    assert set(backbone.dropped) == set(head)
 
 
 def test_b_free_without_its_file_says_where_it_is_from_and_where_to_put_it(no_hub):

@@ -17,7 +17,7 @@ from dlprobe.backbones.sources.hf_configurations import ESSENTIAL_FIELDS, MODEL_
 from dlprobe.backbones.torch_backbone import TorchBackbone, absolute_layers, choose_device, choose_pins
 from dlprobe.backbones.weights import dinolizer
 from dlprobe.backbones.weights.files import find_tensors, read_checkpoint, weight_file
-from dlprobe.backbones.weights.hub import cached_weights, fetch_weights
+from dlprobe.backbones.weights.hub import fetch_weights
 from dlprobe.backbones.weights.perturbed import build_quietly, perturb, sha256_of_tensors
 from dlprobe.backbones.weights.state import DROPPED_PATTERNS, fit_state
 from dlprobe.backbones.weights.transformers_names import to_transformers
@@ -150,18 +150,22 @@ def read_folder(folder: Path) -> HfModel:
 def _model(request: LoadRequest) -> HfModel:
     """Return what is known of a model: from its folder, from memory, or from the hub."""
     folder = Path(request.weights)
-    if request.seed is None and (folder / "config.json").is_file():
+    if request.seed is None and request.weights != "pretrained" and (folder / "config.json").is_file():
         return read_folder(folder)
     models = known_models()
     if request.model in models:
         return models[request.model]
-    cached = cached_weights(request.model, ("config.json",)) if "/" in request.model else None
-    if cached is not None:
-        return read_folder(cached.parent)
     near = difflib.get_close_matches(request.model, models, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(f'hf:{name}' for name in near)}?" if near else _kinds()
     msg = f"hf:{request.model} is not known here; {hint} A folder with its config.json is given with --weights FOLDER"
-    raise BackboneError(msg)
+    if "/" not in request.model:
+        raise BackboneError(msg)
+    try:
+        for filename in ("preprocessor_config.json", "config.json"):
+            path = fetch_weights(request.model, f"hf:{request.model}", (filename,))
+    except BackboneError as error:
+        raise BackboneError(msg) from error
+    return read_folder(path.parent)
 
 
 def _kinds() -> str:

@@ -208,11 +208,21 @@ def open_writer(
     with ExitStack() as stack:
         with hold_setup(root):
             stack.enter_context(hold_shard(root, shard))
-            if fresh := not (root / RECORDS / ROOT_RECORD).exists():
+            if fresh := _is_new(root):
                 stack.callback(_take_away_unused, root, shard, made=made)
             store = _set_up(root, plan) if fresh else _resume(root, plan, allow_mixed=allow_mixed)
             _sweep(store, shard)
         yield CacheWriter(store, shard, fresh=fresh)
+
+
+def _is_new(root: Path) -> bool:
+    """Tell whether a cache is to be made; refuse to make one anew over blocks that were recorded."""
+    if (root / RECORDS / ROOT_RECORD).exists():
+        return False
+    if any((root / RECORDS).glob("*.json")):
+        msg = f"{root} has blocks and no {RECORDS}/{ROOT_RECORD}; run `dlprobe cache repair`"
+        raise CacheError(msg)
+    return True
 
 
 def _require_ours(root: Path) -> None:
@@ -232,13 +242,18 @@ def _set_up(root: Path, plan: CachePlan) -> Store:
         for name in STORED_NAMES.values():
             _remove(root / name)  # of a process killed before the root record
         (root / RECORDS).mkdir(exist_ok=True)
-        attrs = attributes(plan.spec, plan.pins, plan.software, plan.origin)
-        back_end: type[Store] = STORES[plan.store or "zarr"]
-        store = back_end.create(root, plan.layout, attrs, plan.fixed, compress=plan.compress)
+        store = create_store(root, plan, kind=plan.store or "zarr", compress=plan.compress)
         write_record(root / RECORDS / ROOT_RECORD, root_record(store))
     except OSError as error:
         raise _disk_error(error, root) from error
     return store
+
+
+def create_store(root: Path, plan: CachePlan, *, kind: str, compress: bool) -> Store:
+    """Make everything of a cache that belongs to no block, without a root record."""
+    attrs = attributes(plan.spec, plan.pins, plan.software, plan.origin)
+    back_end: type[Store] = STORES[kind]
+    return back_end.create(root, plan.layout, attrs, plan.fixed, compress=compress)
 
 
 def root_record(store: Store) -> RootRecord:

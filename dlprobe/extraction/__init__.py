@@ -2,6 +2,7 @@
 
 from dlprobe.extraction.estimating import estimate
 from dlprobe.extraction.planning import Plan, plan
+from dlprobe.extraction.repairing import RepairReport, recheck, repair
 from dlprobe.extraction.running import ExtractionReport, extract
 
-__all__ = ["ExtractionReport", "Plan", "estimate", "extract", "plan"]
+__all__ = ["ExtractionReport", "Plan", "RepairReport", "estimate", "extract", "plan", "recheck", "repair"]

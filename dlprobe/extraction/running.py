@@ -164,18 +164,19 @@ def extract(
         block_windows=block_windows,
         seed=seed,
     )
-    cache_plan = replace(_cache_plan(planned, manifest, backbone), store=store, compress=compress)
-    with sigterm_raises(), open_writer(Path(path), cache_plan, shard=shard, allow_mixed=allow_mixed) as writer:
-        drift = 0.0 if writer.fresh else _relative(writer.reference, cache_plan.reference)
+    made_from = replace(cache_plan(planned, manifest, backbone), store=store, compress=compress)
+    with sigterm_raises(), open_writer(Path(path), made_from, shard=shard, allow_mixed=allow_mixed) as writer:
+        drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
         if retry_rejects:
             _forget_rejects(writer)
-        done = _fill(writer, planned, manifest, backbone, progress)
+        done = fill(writer, planned, manifest, backbone, progress)
         rejected = tuple(reject for block in writer.blocks for reject in writer.rejects(block))
         _require_some(rejected, writer)
     return ExtractionReport(Path(path), writer.n_windows, done, writer.n_windows - done, rejected, drift)
 
 
-def _cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CachePlan:
+def cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CachePlan:
+    """Return what a cache of a plan is to hold; embeds the reference window."""
     return CachePlan(
         spec=planned.cache_spec,
         pins=backbone.pins,
@@ -191,8 +192,11 @@ def _cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CacheP
     )
 
 
-def _fill(writer: CacheWriter, planned: Plan, manifest: Manifest, backbone: Backbone, progress: Progress | None) -> int:
-    """Decode ahead, embed, and write behind: three blocks are in work at a time, each in another stage."""
+def fill(writer: CacheWriter, planned: Plan, manifest: Manifest, backbone: Backbone, progress: Progress | None) -> int:
+    """Compute the missing blocks of a writer's shard, and return the number of their windows.
+
+    It decodes ahead and writes behind: three blocks are in work at a time, each in another stage.
+    """
     layout, missing = writer.layout, writer.missing
     windows = [planned.windows[slice(*layout.block_range(block))] for block in missing]
     total, left = writer.n_windows, sum(map(len, windows))

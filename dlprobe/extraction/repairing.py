@@ -1,0 +1,214 @@
+"""Make a damaged cache whole again, and check a sound one against its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlprobe.cache import FeatureCache, open_writer, verify
+from dlprobe.cache.care.restoring import restore_fixed
+from dlprobe.cache.care.verify import Damage
+from dlprobe.cache.layout import WINDOW_FIELDS, record_path
+from dlprobe.cache.records import read_block_record
+from dlprobe.errors import CacheError
+from dlprobe.extraction.decoding import Unreadable, decode, images_of
+from dlprobe.extraction.embedding import run_backbone
+from dlprobe.extraction.planning import plan
+from dlprobe.extraction.running import cache_plan, fill
+from dlprobe.extraction.stopping import sigterm_raises
+from dlprobe.spec import require_same
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+    from dlprobe.backbones.base import Backbone
+    from dlprobe.cache.records import BlockRecord
+    from dlprobe.data.manifest import Manifest
+    from dlprobe.extraction.decoding import ImageWindows
+    from dlprobe.extraction.running import Progress
+    from dlprobe.spec import CacheSpec
+
+#: Largest relative error of a window's embeddings that rounding to a storage type, and another batch, may explain.
+TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "int8": 2e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair did.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the cache.
+    restored : tuple of str
+        Files, or parts of them, that belong to no block and were put back.
+    recomputed : tuple of int
+        Blocks that were computed again.
+    different : tuple of int
+        Those of them whose bytes are not the recorded ones: an image or a library has changed since, or the machine
+        computes something else. Blocks whose record was lost cannot be compared.
+    """
+
+    path: Path
+    restored: tuple[str, ...]
+    recomputed: tuple[int, ...]
+    different: tuple[int, ...]
+
+    def row(self) -> dict[str, Any]:
+        """Return the counts as one flat row of JSON values."""
+        return {
+            "path": str(self.path),
+            "restored": len(self.restored),
+            "recomputed": len(self.recomputed),
+            "different": len(self.different),
+        }
+
+
+def repair(
+    manifest: Manifest,
+    backbone: Backbone,
+    path: str | os.PathLike[str],
+    *,
+    allow_mixed: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> RepairReport:
+    """Verify a cache and compute again what is damaged or missing, and nothing else.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the images that the cache was made from.
+    backbone : Backbone
+        Loaded as it was then.
+    path : path
+        Folder of the cache.
+    allow_mixed : bool
+        Compute under other pins than the cache was begun with.
+    progress : callable, optional
+        Called with the number of windows that are sound and in all.
+    **settings
+        Settings of `dlprobe.extraction.plan`, needed only where the cache's own can no longer be read.
+
+    Returns
+    -------
+    RepairReport
+
+    Raises
+    ------
+    CacheError
+        If there is no cache, another process writes it, or its metadata cannot be made again as they were.
+    IdentityError
+        If manifest or backbone are not those of the cache; the message names the fields.
+    """
+    root = Path(path)
+    damages = verify(root)
+    if not damages:
+        return RepairReport(root, (), (), ())
+    planned = plan(manifest, backbone.spec, **(_settings_of(root) or settings))
+    made_from = cache_plan(planned, manifest, backbone)
+    restored = restore_fixed(root, made_from) if _needs_restoring(damages) else []
+    damages = [damage for damage in verify(root) if damage.block is not None]
+    with sigterm_raises(), open_writer(root, made_from, allow_mixed=allow_mixed) as writer:
+        blocks = sorted({damage.block for damage in damages if damage.block is not None})
+        before = {block: _readable_record(root, block) for block in blocks}
+        for block in blocks:
+            writer.forget(block)
+        fill(writer, planned, manifest, backbone, progress)
+    different = [
+        block for block, old in before.items() if old is not None and old != read_block_record(record_path(root, block))
+    ]
+    return RepairReport(root, tuple(restored), tuple(blocks), tuple(different))
+
+
+def recheck(
+    manifest: Manifest, backbone: Backbone, path: str | os.PathLike[str], count: int, *, seed: int = 0
+) -> list[Damage]:
+    """Embed some windows again and compare them with the cache.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the images that the cache was made from.
+    backbone : Backbone
+        Loaded as it was then.
+    path : path
+        Folder of the cache.
+    count : int
+        Number of windows, drawn from those that were not rejected.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    list of Damage
+        Windows whose image changed, cannot be read any more, or has other embeddings than `TOLERANCE` allows.
+
+    Raises
+    ------
+    CacheError
+        If a block is missing or damaged.
+    IdentityError
+        If the backbone is not that of the cache.
+    """
+    cache = FeatureCache(Path(path))
+    require_same(cache.model_spec, backbone.spec, f"the model of {path} and the backbone", "load the same backbone")
+    sound = cache.select()
+    drawn = np.sort(np.random.default_rng(seed).choice(sound, min(count, len(sound)), replace=False))
+    rows = manifest.frame.reset_index().set_index("path")["index"]
+    table = cache.windows.iloc[drawn]
+    if unknown := sorted(set(table["path"]) - set(rows.index)):
+        msg = f"{unknown[0]} of {path} is not in the manifest; give the one that the cache was made from"
+        raise CacheError(msg)
+    table = table.assign(image=rows[table["path"]].to_numpy())
+    windows = table[list(WINDOW_FIELDS)].to_numpy(np.int32)
+    found: list[Damage] = []
+    for part in images_of(windows):
+        found.extend(_recheck_image(cache, manifest, backbone, part, drawn[part.positions]))
+    return found
+
+
+def _recheck_image(
+    cache: FeatureCache, manifest: Manifest, backbone: Backbone, part: ImageWindows, drawn: NDArray[np.int64]
+) -> list[Damage]:
+    path = str(manifest.frame["path"].iloc[part.image])
+    crops = decode(manifest, part, cache.model_spec.window_px)
+    blocks = drawn // cache.cache_spec.block_windows
+    if isinstance(crops, Unreadable):
+        return [Damage(path, int(blocks[0]), (path,), crops.reason)]
+    if crops.sha256 != cache.record(int(blocks[0])).images[path]:
+        return [Damage(path, int(blocks[0]), (path,), "the image file is not the one that was embedded")]
+    found: list[Damage] = []
+    for window, block, pixels in zip(drawn.tolist(), blocks.tolist(), crops.pixels, strict=True):
+        fresh = run_backbone(backbone, pixels[None])[0]
+        stored = cache.read([window]).embeddings[0].astype(np.float32)
+        error = float(np.linalg.norm(stored - fresh) / max(float(np.linalg.norm(fresh)), 1e-30))
+        if error > TOLERANCE[cache.cache_spec.dtype]:
+            reason = f"window {window} differs by {error:.2g} (relative) from what this machine computes"
+            found.append(Damage(path, block, (path,), reason))
+    return found
+
+
+def _needs_restoring(damages: list[Damage]) -> bool:
+    return any(damage.block is None for damage in damages)
+
+
+def _settings_of(root: Path) -> dict[str, Any] | None:
+    try:
+        spec: CacheSpec = FeatureCache(root).cache_spec
+    except CacheError:
+        return None
+    names = ("stride_px", "tiling", "views", "degrade", "dtype", "block_windows", "seed")
+    return {name: getattr(spec, name) for name in names}
+
+
+def _readable_record(root: Path, block: int) -> BlockRecord | None:
+    try:
+        return read_block_record(record_path(root, block))
+    except CacheError:
+        return None

@@ -1,0 +1,194 @@
+"""Repair restores the recorded bytes and touches nothing else; rechecking finds what no checksum can."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlprobe.cache import convert, open_cache, verify
+from dlprobe.errors import CacheError, IdentityError
+from dlprobe.extraction import extract, recheck, repair
+
+SETTINGS = {"stride_px": 40, "block_windows": 4}
+KINDS = {
+    "zarr": {},
+    "compressed": {"compress": True},
+    "hdf5": {"store": "hdf5"},
+    "int8": {"dtype": "int8"},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def whole(request, manifest, backbone, tmp_path_factory):
+    path = tmp_path_factory.mktemp("repair") / "whole"
+    extract(manifest, backbone, path, **SETTINGS, **KINDS[request.param])
+    return path
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+@pytest.fixture
+def is_whole(copy, whole, tree):
+    """Return a function that tells whether the copy is again what it was copied from, byte for byte."""
+    return lambda: tree(copy) == tree(whole)
+
+
+def flip(path, position):
+    with path.open("r+b") as file:
+        file.seek(position)
+        [value] = file.read(1)
+        file.seek(position)
+        file.write(bytes([value ^ 1 << position % 8]))
+
+
+def flip_chunk(cache, name, block, seed=0):
+    extent, length = cache.store.extent(name, block), cache.record(block).chunks[name].length
+    flip(extent.path, extent.offset + int(np.random.default_rng(seed).integers(length)))
+
+
+def test_a_sound_cache_is_left_alone(whole, manifest, backbone, tree):
+    before = tree(whole)
+    report = repair(manifest, backbone, whole)
+    assert (report.restored, report.recomputed, report.different) == ((), (), ())
+    assert tree(whole) == before
+
+
+@pytest.mark.parametrize("name", ["embeddings", "coverage", "regions", "moments"])
+def test_a_flipped_byte_of_a_block(copy, manifest, backbone, is_whole, name):
+    flip_chunk(open_cache(copy), name, 2)
+    report = repair(manifest, backbone, copy)
+    assert (report.restored, report.recomputed, report.different) == ((), (2,), ())
+    assert is_whole()
+
+
+def test_only_damaged_blocks_are_computed(copy, manifest, backbone, projection):
+    flip_chunk(open_cache(copy), "embeddings", 1)
+    flip_chunk(open_cache(copy), "moments", 3)
+    seen = []
+
+    class Counting(projection.Projection):
+        def __call__(self, windows):
+            seen.append(len(windows))
+            return super().__call__(windows)
+
+    assert repair(manifest, Counting(), copy).recomputed == (1, 3)
+    assert sum(seen) == 1 + 2 * 4  # the reference window, and two blocks of four
+
+
+def test_damage_of_every_other_kind_at_once(copy, whole, manifest, backbone, is_whole):
+    flip(copy / "records" / "000002.json", 40)
+    (copy / "records" / "000004.json").unlink()
+    for name in open_cache(copy).store.fixed_names():
+        file, _, part = name.partition("#")
+        flip(copy / file, (int(part.split("-")[0]) if part else 0) + 1)
+    report = repair(manifest, backbone, copy, **SETTINGS, dtype=open_cache(whole).cache_spec.dtype)
+    assert report.recomputed == (2, 4)
+    assert len(report.restored) == len(open_cache(whole).store.fixed_names())
+    assert is_whole()
+
+
+@pytest.mark.parametrize("change", ["flipped", "gone"])
+def test_the_root_record(copy, manifest, backbone, is_whole, change):
+    path = copy / "records" / "root.json"
+    if change == "gone":
+        path.unlink()
+    else:
+        flip(path, 33)
+    report = repair(manifest, backbone, copy)
+    assert report.restored == ("records/root.json",)
+    assert is_whole()
+
+
+def test_extraction_does_not_begin_anew_over_recorded_blocks(copy, manifest, backbone):
+    (copy / "records" / "root.json").unlink()
+    with pytest.raises(CacheError, match=r"has blocks and no records/root\.json; run `dlprobe cache repair`"):
+        extract(manifest, backbone, copy, **SETTINGS)
+    assert open_cache(copy).complete
+
+
+def test_an_image_that_changed_since_is_said(whole, projection, backbone, tmp_path):
+    manifest = projection.write_images(tmp_path / "images", projection.SIZES)
+    cache = open_cache(whole)
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    path = cache.images_of_block(1)[0]
+    pixels = np.asarray(Image.open(manifest.root / path)).copy()
+    pixels[:14, :14] ^= 255
+    Image.fromarray(pixels).save(manifest.root / path)
+    flip_chunk(open_cache(copy), "embeddings", 1)
+    report = repair(manifest, backbone, copy)
+    assert (report.recomputed, report.different) == ((1,), (1,))
+    assert verify(copy) == []
+
+
+def test_metadata_that_another_version_wrote_are_not_guessed(copy, manifest, backbone, monkeypatch, tree):
+    from dlprobe.extraction import running
+
+    monkeypatch.setattr(running, "_software", lambda: {"dlprobe": "another"})
+    name = open_cache(copy).store.fixed_names()[0].partition("#")[0]
+    flip(copy / name, 300)
+    before = tree(copy)
+    with pytest.raises(CacheError, match="cannot be made again as it was"):
+        repair(manifest, backbone, copy, **SETTINGS)
+    assert tree(copy) == before
+
+
+def test_another_manifest_or_backbone(copy, manifest, backbone, projection):
+    flip_chunk(open_cache(copy), "coverage", 0)
+    with pytest.raises(IdentityError, match="weights_sha256"):
+        repair(manifest, projection.Projection(scale=2.0), copy)
+    with pytest.raises(IdentityError, match="manifest_sha256"):
+        repair(manifest.select(manifest.frame["variant"] == "sp"), backbone, copy)
+    assert [damage.block for damage in verify(copy)] == [0]
+
+
+class TestRecheck:
+    def test_a_cache_agrees_with_its_images(self, whole, manifest, backbone):
+        assert recheck(manifest, backbone, whole, 1000) == []
+
+    def test_wrong_numbers_with_right_checksums(self, whole, manifest, backbone, projection, tmp_path):
+        class Swapped(projection.Projection):
+            def __call__(self, windows):
+                return super().__call__(windows).flip(1)
+
+        extract(manifest, Swapped(), tmp_path / "wrong", **SETTINGS)
+        assert verify(tmp_path / "wrong") == []
+        found = recheck(manifest, backbone, tmp_path / "wrong", 5)
+        assert len(found) == 5
+        assert all("differs by" in damage.reason for damage in found)
+
+    def test_an_image_that_changed_or_vanished(self, whole, projection, backbone, tmp_path):
+        manifest = projection.write_images(tmp_path / "images", projection.SIZES)
+        Image.new("RGB", (112, 112)).save(manifest.root / "image-001.png")
+        (manifest.root / "image-007.png").unlink()
+        found = {damage.file: damage.reason for damage in recheck(manifest, backbone, whole, 1000)}
+        assert found.keys() == {"image-001.png", "image-007.png"}
+        assert "not the one that was embedded" in found["image-001.png"]
+
+    def test_the_draw_follows_the_seed(self, whole, manifest, projection):
+        class Noisy(projection.Projection):
+            def __call__(self, windows):
+                return super().__call__(windows) + 1
+
+        def drawn(seed):
+            return [damage.reason for damage in recheck(manifest, Noisy(), whole, 4, seed=seed)]
+
+        assert drawn(0) == drawn(0) != drawn(1)
+
+    def test_another_backbone_or_manifest(self, whole, manifest, backbone, projection):
+        with pytest.raises(IdentityError, match="load the same backbone"):
+            recheck(manifest, projection.Projection(scale=2.0), whole, 1)
+        with pytest.raises(CacheError, match="is not in the manifest"):
+            recheck(manifest.select(manifest.frame.index == 0), backbone, whole, 1000)
+
+
+def test_a_converted_cache_is_repaired_like_any_other(manifest, backbone, tmp_path, tree):
+    extract(manifest, backbone, tmp_path / "zarr", **SETTINGS)
+    cache = convert(tmp_path / "zarr", tmp_path / "hdf5", store="hdf5")
+    before = tree(tmp_path / "hdf5")
+    flip_chunk(cache, "embeddings", 1)
+    repair(manifest, backbone, tmp_path / "hdf5")
+    assert tree(tmp_path / "hdf5") == before

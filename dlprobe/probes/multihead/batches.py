@@ -1,4 +1,4 @@
-"""What one step reads: windows, how often each counts for each head, and their embeddings standardised."""
+"""What one step reads: windows, how often each counts for each head, and their embeddings, centred."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.probes.heads import HeadSpec
-    from dlprobe.probes.moments import Standardisation
 
     Embeddings = NDArray[np.float16] | NDArray[np.float32]
 
@@ -141,29 +140,29 @@ class WindowCounter:
         return counts
 
 
-class Standardiser:
-    """Centres and scales embeddings in float32, tile by tile, into one buffer that every step reuses.
+class Centring:
+    """Subtracts one mean from embeddings in float32, tile by tile, into one buffer that every step reuses.
+
+    What the cast to bfloat16 must not see is an offset; scales do not touch the precision of floating point, and are
+    left to the columns.
 
     Parameters
     ----------
-    standardisation : Standardisation
-        Of all training groups together.
+    centre : ndarray of float32, shape (width,)
     dtype : torch.dtype
         Of the result.
     device : torch.device
     """
 
-    def __init__(self, standardisation: Standardisation, dtype: torch.dtype, device: torch.device) -> None:
-        inverse = standardisation.inverse
-        self._scale = torch.as_tensor(inverse, dtype=torch.float32, device=device)
-        self._shift = torch.as_tensor(-standardisation.mean * inverse, dtype=torch.float32, device=device)
+    def __init__(self, centre: NDArray[np.float32], dtype: torch.dtype, device: torch.device) -> None:
+        self._centre = torch.as_tensor(centre, device=device)
         self._dtype = dtype
         self._device = device
-        self._tile = torch.empty((0, len(inverse)), device=device)
-        self._buffer = torch.empty((0, len(inverse)), dtype=dtype, device=device)
+        self._tile = torch.empty((0, len(centre)), device=device)
+        self._buffer = torch.empty((0, len(centre)), dtype=dtype, device=device)
 
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return standardised rows, shape (windows * patches, width), valid until the next call."""
+        """Return centred rows, shape (windows * patches, width), valid until the next call."""
         rows = embeddings.reshape(-1, embeddings.shape[-1]).to(self._device)
         if len(self._buffer) < len(rows):
             self._buffer = torch.empty((len(rows), rows.shape[1]), dtype=self._dtype, device=self._device)
@@ -173,17 +172,11 @@ class Standardiser:
             self._tile = torch.empty((step, rows.shape[1]), device=self._device)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            self._tile_into(part, result[start : start + len(part)])
+            tile = self._tile[: len(part)]
+            tile.copy_(part)
+            tile.sub_(self._centre)
+            result[start : start + len(part)].copy_(tile)
         return result
-
-    def _tile_into(self, part: torch.Tensor, result: torch.Tensor) -> None:
-        tile = self._tile[: len(part)]
-        tile.copy_(part)
-        if self._dtype == torch.float32:
-            torch.addcmul(self._shift, tile, self._scale, out=result)
-        else:
-            torch.addcmul(self._shift, tile, self._scale, out=tile)
-            result.copy_(tile)
 
 
 def as_tensor(array: NDArray[np.generic]) -> torch.Tensor:

@@ -32,7 +32,7 @@ class Folded(NamedTuple):
 class Columns:
     """Weights, momentum and learning rates of all heads.
 
-    The matrix product sees features z standardised once for all heads (by `common`). Head h wants its own
+    The matrix product sees features z from which `centre` was subtracted once for all heads. Head h wants its own
     ``(z - m) / s``, so that its logit is ``z . (w / s) + (b - m . w / s)``, and the gradient of w is
     ``(Z' g - m sum g) / s``. A feature that is constant in a head's training groups has ``1 / s = 0``.
 
@@ -42,8 +42,8 @@ class Columns:
         In the order of the columns, of which each has one for each of its logits.
     moments : GroupMoments
         Of the embeddings.
-    common : Standardisation
-        Of the features that the matrix product sees.
+    centre : ndarray of float32, shape (width,)
+        What is subtracted from the embeddings for all heads alike.
     layers : mapping of int to slice
         Which features each layer number stands for.
     steps : int
@@ -56,20 +56,21 @@ class Columns:
         heads: Sequence[HeadSpec],
         moments: GroupMoments,
         *,
-        common: Standardisation,
+        centre: NDArray[np.float32],
         layers: Mapping[int, slice],
         steps: int,
         device: torch.device,
     ) -> None:
         self._steps = steps
         self._own = _own_standardisations(heads, moments, layers)
-        inverse, mean = _relative_to(common, self._own)
+        inverse = np.stack([each.inverse for each in self._own.values()])
+        mean = np.stack([each.mean - centre for each in self._own.values()])
         of = {key: row for row, key in enumerate(self._own)}
         rows = torch.tensor([of[_key(head)] for head in heads for _ in range(head.n_logits)])
         self._inverse = torch.as_tensor(inverse, dtype=torch.float32)[rows].to(device)
         self._mean = torch.as_tensor(mean, dtype=torch.float32)[rows].to(device)
         self._row = rows.numpy()
-        initial = np.concatenate([initial_weights(head, len(common.mean)) for head in heads])
+        initial = np.concatenate([initial_weights(head, len(centre)) for head in heads])
         heads = [head for head in heads for _ in range(head.n_logits)]
         self.weights = torch.as_tensor(initial, dtype=torch.float32, device=device)
         self.bias = torch.zeros(len(heads), device=device)
@@ -81,7 +82,7 @@ class Columns:
         self._momentum = _vector([head.momentum for head in heads], device)
 
     def folded(self) -> Folded:
-        """Return the heads as one affine map of the common features."""
+        """Return the heads as one affine map of the centred features."""
         weights = self.weights * self._inverse
         return Folded(weights, self.bias - (weights * self._mean).sum(dim=1))
 
@@ -143,15 +144,6 @@ def _own_standardisations(
         deviation[layers[layer]] = whole.deviation[layers[layer]]
         result[groups, layer] = whole._replace(deviation=deviation)
     return result
-
-
-def _relative_to(
-    common: Standardisation, own: Mapping[tuple[tuple[int, ...], int], Standardisation]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return 1 / s and m of each standardisation in the coordinates of the common one."""
-    inverse = np.stack([each.inverse * common.deviation for each in own.values()])
-    mean = np.stack([(each.mean - common.mean) * common.inverse for each in own.values()])
-    return inverse, mean
 
 
 def initial_weights(head: HeadSpec, width: int) -> NDArray[np.float64]:

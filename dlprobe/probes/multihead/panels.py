@@ -114,7 +114,7 @@ class PanelEngine:
         Parameters
         ----------
         rows : Tensor, shape (windows * patches, width)
-            Standardised embeddings.
+            Centred embeddings.
         folded : Folded
             Weights and bias of the columns on `rows`.
         labels : mapping of str to Labels

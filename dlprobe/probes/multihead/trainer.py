@@ -11,8 +11,8 @@ import torch
 from dlprobe.errors import OutputError, ProbeError
 from dlprobe.probes.losses import SMOOTH, target_basis
 from dlprobe.probes.multihead.batches import (
+    Centring,
     HeadBatch,
-    Standardiser,
     WindowCounter,
     WindowWeights,
     as_tensor,
@@ -152,17 +152,18 @@ class _Fit:
         self.steps_per_epoch: int = settings["steps_per_epoch"]
         self.ledger = Ledger(heads, settings["epochs"], self.steps_per_epoch, self.width)
         self.index = column_order(heads)
-        common = moments.standardisation(sorted({group for head in heads for group in head.train_groups}))
+        pooled = moments.standardisation(sorted({group for head in heads for group in head.train_groups}))
+        centre = pooled.mean.astype(np.float32)
         self.columns = Columns(
             self.heads,
             moments,
-            common=common,
+            centre=centre,
             layers={-1: slice(0, self.width), **layers},
             steps=settings["epochs"] * self.steps_per_epoch,
             device=device,
         )
         self.resident = ResidentWindows(device, 0)
-        self.standardise = Standardiser(common, self.dtype, device)
+        self.centring = Centring(centre, self.dtype, device)
         self._arrange()
 
     @property
@@ -215,7 +216,7 @@ class _Fit:
         if embeddings.shape[-1] != self.width:
             msg = f"a batch has embeddings of width {embeddings.shape[-1]}, its moments have width {self.width}"
             raise ProbeError(msg)
-        rows = self.standardise(embeddings)
+        rows = self.centring(embeddings)
         found: Gradients = self.engine(rows, self.columns.folded(), labels, times)
         self.totals += torch.stack([found.loss, found.lone, found.all])
         self.columns.update(found.weights, found.bias, number)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .boundary import EXIT_REJECTS, talk
-from .options import JsonOpt
+from .options import JsonOpt, RootOpt
 from .output import emit
+from .progress import progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="Look after a cache.")
 CacheArg = Annotated[Path, typer.Argument(help="Folder that `dlprobe extract` filled.")]
+OtherArg = Annotated[Path, typer.Argument(help="Folder of another cache.")]
+ManifestArg = Annotated[Path, typer.Argument(help="Manifest that the cache was made from.")]
+StoreOpt = Annotated[str, typer.Option("--store", help="Back end of the new cache: 'zarr' or 'hdf5'.")]
+CompressOpt = Annotated[bool, typer.Option("--compress", help="Compress all of it (zarr alone).")]
+WeightsOpt = Annotated[
+    str | None, typer.Option("--weights", help="Where the backbone's weights are, if not where the cache says.")
+]
 
 
 @app.command()
@@ -25,12 +34,126 @@ def info(path: CacheArg, as_json: JsonOpt = False) -> None:
 
 
 @app.command()
-def verify(path: CacheArg, as_json: JsonOpt = False) -> None:
+def verify(
+    path: CacheArg,
+    deep: Annotated[int, typer.Option("--deep", min=0, help="Embed this many windows again and compare.")] = 0,
+    manifest: Annotated[Path | None, typer.Option("--manifest", help="Manifest of the cache, for --deep.")] = None,
+    root: RootOpt = None,
+    weights: WeightsOpt = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the windows of --deep.")] = 0,
+    as_json: JsonOpt = False,
+) -> None:
     """Compare every stored byte with its checksum; exit with 3 if something is damaged."""
     from dlprobe.cache import verify as run
 
+    if deep and manifest is None:
+        msg = "--deep reads images; name the cache's manifest with --manifest"
+        raise typer.BadParameter(msg)
     damages = run(path)
+    if deep and manifest is not None and not damages:
+        from dlprobe.data import Manifest
+        from dlprobe.extraction import backbone_of, recheck
+
+        damages = recheck(Manifest.read(manifest, root), backbone_of(path, weights=weights), path, deep, seed=seed)
     emit([damage._asdict() for damage in damages], as_json=as_json)
-    talk(f"{len(damages)} files are damaged" if damages else "every stored byte agrees with its checksum")
+    talk(f"{len(damages)} damages" if damages else "every stored byte agrees with its checksum")
     if damages:
         raise typer.Exit(EXIT_REJECTS)
+
+
+@app.command()
+def repair(
+    path: CacheArg,
+    manifest: ManifestArg,
+    root: RootOpt = None,
+    weights: WeightsOpt = None,
+    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Repair though the execution differs.")] = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Compute again what is damaged or missing in a cache; exit with 3 if other bytes come out than were recorded."""
+    from dlprobe.data import Manifest
+    from dlprobe.extraction import backbone_of
+    from dlprobe.extraction import repair as run
+
+    with progress_bar("repair", "windows") as progress:
+        backbone = backbone_of(path, weights=weights)
+        report = run(Manifest.read(manifest, root), backbone, path, allow_mixed=allow_mixed, progress=progress)
+    emit([report.row()], as_json=as_json)
+    if report.different:
+        talk(f"blocks {', '.join(map(str, report.different))} came out other than they were recorded")
+        raise typer.Exit(EXIT_REJECTS)
+
+
+@app.command()
+def convert(
+    path: CacheArg,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new cache; run again to resume.")],
+    store: StoreOpt = "hdf5",
+    compress: CompressOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Write the same cache in another back end, without loss."""
+    from dlprobe.cache import convert as run
+    from dlprobe.cache import describe
+
+    with progress_bar("convert", "blocks") as progress:
+        run(path, out, store=store, compress=compress, progress=progress)
+    emit([_size(describe(out))], as_json=as_json)
+
+
+@app.command()
+def merge(
+    paths: Annotated[list[Path], typer.Argument(help="Caches of one model and one set of settings.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new cache; run again to resume.")],
+    prefix: Annotated[
+        list[str] | None, typer.Option("--prefix", help="One a cache, put before its image paths, such as 'tgif/'.")
+    ] = None,
+    store: StoreOpt = "zarr",
+    compress: CompressOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Put several caches of one model together in a new one."""
+    from dlprobe.cache import describe
+    from dlprobe.cache import merge as run
+
+    with progress_bar("merge", "blocks") as progress:
+        run(paths, out, prefixes=prefix, store=store, compress=compress, progress=progress)
+    emit([_size(describe(out))], as_json=as_json)
+
+
+@app.command()
+def diff(left: CacheArg, right: OtherArg, as_json: JsonOpt = False) -> None:
+    """Print the identity fields, pins and versions in which two caches differ."""
+    from dlprobe.cache import diff as run
+
+    found = run(left, right)
+    emit([item._asdict() for item in found], as_json=as_json)
+    if not found:
+        talk("the caches have one identity, the same pins and the same versions")
+
+
+@app.command()
+def parity(left: CacheArg, right: OtherArg, as_json: JsonOpt = False) -> None:
+    """Print how close the embeddings of two caches are on their common windows."""
+    from dlprobe.cache import parity as run
+
+    found = asdict(run(left, right))
+    emit([found] if as_json else [{"field": k, "value": f"{v:.9g}"} for k, v in found.items()], as_json=as_json)
+
+
+@app.command()
+def export(
+    path: CacheArg,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    kind: Annotated[str, typer.Option("--format", help="'npy', or 'parquet' with one row a patch.")] = "npy",
+    split: Annotated[str | None, typer.Option("--split", help="Only windows of this split.")] = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Write a window table and embeddings for other programs."""
+    from dlprobe.cache import export as run
+
+    emit([{"folder": str(out), "windows": run(path, out, format=kind, split=split)}], as_json=as_json)
+
+
+def _size(fields: dict[str, object]) -> dict[str, object]:
+    return {name: fields[name] for name in ("path", "windows", "blocks", "complete", "bytes", "files")}

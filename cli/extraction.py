@@ -54,13 +54,16 @@ def extract(
     tiling: Annotated[str, typer.Option("--tiling", help="'spread' or 'cover'.")] = "spread",
     layers: Annotated[str, typer.Option("--layers", help="Blocks to concatenate, such as '-1' or '-1,-4'.")] = "-1",
     norm: Annotated[bool, typer.Option("--norm/--no-norm", help="Apply the final LayerNorm.")] = True,
-    dtype: Annotated[str, typer.Option("--dtype", help="Stored type: float16 or float32.")] = "float16",
+    dtype: Annotated[str, typer.Option("--dtype", help="Stored type: float16, float32 or int8.")] = "float16",
+    store: Annotated[str | None, typer.Option("--store", help="Back end of a new cache: zarr or hdf5.")] = None,
+    compress: Annotated[bool, typer.Option("--compress", help="Compress all of a new zarr cache.")] = False,
     block_windows: Annotated[int | None, typer.Option("--block-windows", min=1, help="Windows in a block.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Orders the images.")] = 0,
     device: DeviceOpt = "auto",
     precision: PrecisionOpt = "auto",
     batch_size: BatchOpt = None,
     root: RootOpt = None,
+    shard: Annotated[str, typer.Option("--shard", help="'I/N': every N-th block from block I on, from 0.")] = "0/1",
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print windows, bytes and ETA; write nothing.")] = False,
@@ -95,8 +98,19 @@ def extract(
         return
     with progress_bar("extract", "windows") as progress:
         report = run(
-            table, model, out, **options, retry_rejects=retry_rejects, allow_mixed=allow_mixed, progress=progress
+            table,
+            model,
+            out,
+            **options,
+            store=store,
+            compress=compress,
+            shard=_shard(shard),
+            retry_rejects=retry_rejects,
+            allow_mixed=allow_mixed,
+            progress=progress,
         )
+    if report.drifted:
+        talk(f"drift: this machine differs by {report.drift:.2g} (relative) from the one that began the cache")
     for reject in report.rejected:
         talk(f"rejected: {reject.path}: {reject.reason}")
     done = {"cache": str(report.path), "windows": report.windows, "done": report.done, "skipped": report.skipped}
@@ -110,6 +124,14 @@ def backbones(as_json: JsonOpt = False) -> None:
     from dlprobe.backbones import list_backbones
 
     emit([asdict(row) for row in list_backbones()], as_json=as_json)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        msg = f"--shard {text!r} is no shard; write such as 0/4"
+        raise typer.BadParameter(msg)
+    return int(number), int(count)
 
 
 def _layers(text: str) -> tuple[int, ...]:

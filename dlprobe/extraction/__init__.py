@@ -2,7 +2,17 @@
 
 from dlprobe.extraction.estimating import estimate
 from dlprobe.extraction.planning import Plan, plan
-from dlprobe.extraction.repairing import RepairReport, recheck, repair
+from dlprobe.extraction.repairing import RepairReport, backbone_of, recheck, repair
 from dlprobe.extraction.running import ExtractionReport, extract
 
-__all__ = ["ExtractionReport", "Plan", "RepairReport", "estimate", "extract", "plan", "recheck", "repair"]
+__all__ = [
+    "ExtractionReport",
+    "Plan",
+    "RepairReport",
+    "backbone_of",
+    "estimate",
+    "extract",
+    "plan",
+    "recheck",
+    "repair",
+]

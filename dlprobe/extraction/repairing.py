@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlprobe.backbones import load_backbone
 from dlprobe.cache import FeatureCache, open_writer, verify
 from dlprobe.cache.care.restoring import restore_fixed
 from dlprobe.cache.care.verify import Damage
@@ -171,6 +172,44 @@ def recheck(
     for part in images_of(windows):
         found.extend(_recheck_image(cache, manifest, backbone, part, drawn[part.positions]))
     return found
+
+
+def backbone_of(path: str | os.PathLike[str], *, weights: str | None = None) -> Backbone:
+    """Load the backbone that a cache was made with, under the same pins.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the cache.
+    weights : str, optional
+        Where the weights are, if not where the cache says; their content must be the same.
+
+    Raises
+    ------
+    CacheError
+        If there is no cache, or its metadata are damaged.
+    BackboneError
+        If it cannot be loaded.
+    IdentityError
+        If what was loaded is not the model of the cache; the message names the fields.
+    """
+    cache = FeatureCache(Path(path))
+    spec, pins = cache.model_spec, cache.pins
+    backbone = load_backbone(
+        spec.backbone,
+        weights=weights or cache.origin["weights"],
+        device=pins.device,
+        engine=pins.engine,
+        precision=pins.precision,
+        layers=spec.layers or (-1,),
+        norm=True if not spec.layers else spec.norm,
+        window_px=spec.window_px,
+        batch_size=pins.batch_size,
+    )
+    require_same(
+        spec, backbone.spec, f"the model of {path} and the one that was loaded", "name its weights (--weights)"
+    )
+    return backbone
 
 
 def _recheck_image(

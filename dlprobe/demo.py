@@ -112,7 +112,12 @@ def floor_subset(manifest: Manifest) -> Manifest:
 
 
 def _settings(hold_out: tuple[str, ...]) -> FitSettings:
-    return FitSettings(hold_out=hold_out, baseline_patches=10_000)
+    return FitSettings(
+        hold_out=hold_out,
+        learning_rates=(0.03, 0.1, 0.3, 1.0, 3.0),
+        weight_decays=(1e-2, 1e-1),
+        baseline_patches=10_000,
+    )
 
 
 def _prepared(folder: Path) -> Path:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 #: Windows from which a baseline's patches are drawn, at most: random reads cost more than the fit.
 BASELINE_WINDOWS = 4000
-BASELINE_C = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +136,7 @@ def select_logistic(pool: CachePool, assignment: Assignment, settings: FitSettin
             found = fit_logistic(
                 sample.embeddings[rows],
                 labels[rows],
-                C=BASELINE_C,
+                C=settings.baseline_c,
                 seed=settings.seed,
                 max_patches=settings.baseline_patches,
             )

@@ -28,6 +28,8 @@ class FitSettings:
         Generators whose images are tested but neither train nor choose.
     baseline_patches : int
         Patches on which each logistic regression is fitted, at most.
+    baseline_c : float
+        Inverse of the L2 penalty of the logistic regressions, on standardised embeddings.
     precision : {"float32", "bfloat16"}
         Of the matrix products of the fit.
     device : str
@@ -37,13 +39,14 @@ class FitSettings:
     """
 
     schemes: tuple[str, ...] = (TRUTH_SCHEME, "autoencoded-fake", "autoencoded-ignored")
-    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-    weight_decays: tuple[float, ...] = (0.0, 1e-3)
-    epochs: int = 10
-    batch_windows: int = 8
+    learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    weight_decays: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    epochs: int = 12
+    batch_windows: int = 16
     n_folds: int | None = None
     hold_out: tuple[str, ...] = ()
     baseline_patches: int = 50_000
+    baseline_c: float = 0.01
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
     seed: int = 0

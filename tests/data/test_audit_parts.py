@@ -156,7 +156,7 @@ def test_near_duplicates_survive_handling_and_strangers_do_not_match():
 
 
 def test_near_duplicates_across_blocks_agree_with_a_plain_loop(monkeypatch):
-    monkeypatch.setattr("dlprobe.data.audit.duplicates._BLOCK", 4)
+    monkeypatch.setattr("dlprobe.data.audit.duplicates._MOST_NUMBERS", 4 * 19)
     looks = [look(photograph(seed % 7)) for seed in range(19)]
     groups = [str(i % 3) for i in range(19)]
     expected = [

@@ -222,6 +222,13 @@ def test_exif_orientation_counts_when_sizes_are_compared(tmp_path):
     assert tuple(frame.loc[0, ["width", "height"]]) == (16, 24)
 
 
+def test_images_beyond_the_pixel_limit_are_rejects(clean):
+    save(clean / "real.png", (40, 40))
+    result = scan(clean, max_pixels=1000)
+    assert [(item.path, item.fault) for item in result.rejects] == [("real.png", "unreadable")]
+    assert scan(clean, max_pixels=1600).rejects == []
+
+
 def test_walk_follows_links_once_and_leaves_hidden_folders(tmp_path):
     save(tmp_path / "a" / "x.png")
     save(tmp_path / ".hidden" / "y.png")

@@ -23,7 +23,8 @@ MOST_BITS = 8
 LEAST_CORRELATION = 0.97
 #: Thumbnails flatter than this many grey levels look like each other without being of one photograph.
 LEAST_CONTRAST = 4.0
-_BLOCK = 2048
+#: Agreements held at a time, so that memory stays bounded for any number of photographs.
+_MOST_NUMBERS = 2**24
 _ANGLES = np.outer(np.arange(HASH_SIDE), np.arange(THUMBNAIL_PX) + 0.5) * np.pi / THUMBNAIL_PX
 _COSINES = (np.cos(_ANGLES) * np.where(np.arange(HASH_SIDE) == 0, 0.5, 1.0)[:, None] ** 0.5).astype(np.float32)
 
@@ -70,15 +71,15 @@ def near_duplicates(looks: list[Look], groups: list[str]) -> Iterator[tuple[int,
     if not looks:
         return
     signs = np.stack([each.signs for each in looks])
-    thumbnails = np.stack([each.thumbnail for each in looks])
     names = np.unique(groups, return_inverse=True)[1]
     alike = signs.shape[1] - 2 * MOST_BITS
-    for start in range(0, len(looks), _BLOCK):
-        agreement = signs[start : start + _BLOCK] @ signs[start:].T
-        rows, columns = np.nonzero(agreement >= alike)
-        first, second = rows + start, columns + start
-        chosen = (first < second) & (names[first] != names[second])
-        first, second = first[chosen], second[chosen]
-        correlation = np.einsum("ij,ij->i", thumbnails[first], thumbnails[second]) / thumbnails.shape[1]
-        for i, j in zip(first[correlation >= LEAST_CORRELATION], second[correlation >= LEAST_CORRELATION], strict=True):
-            yield int(i), int(j)
+    rows = max(1, _MOST_NUMBERS // len(looks))
+    for start in range(0, len(looks), rows):
+        agreement = signs[start : start + rows] @ signs[start:].T
+        for first, second in np.argwhere(agreement >= alike) + start:
+            if first < second and names[first] != names[second] and _alike(looks[first], looks[second]):
+                yield int(first), int(second)
+
+
+def _alike(left: Look, right: Look) -> bool:
+    return float(left.thumbnail @ right.thumbnail) / left.thumbnail.size >= LEAST_CORRELATION

@@ -76,17 +76,27 @@ def test_separable_data_is_flagged_and_still_solved():
     np.testing.assert_allclose(found.weights, expected.coef_[0], rtol=1e-4, atol=1e-4)
 
 
-def test_steps_that_overshoot_are_shortened():
-    """From zero weights, the full Newton step of an unbalanced, nearly separable problem raises the loss."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(4000, 2)) * [1, 0.01]
-    X[:8, 0] += 40
-    y = (np.arange(4000) < 8).astype(np.int8)
-    y[8] = 1
-    found = stream_logistic(portions(X, y), 2, C=1e4)
-    expected = LogisticRegression(C=1e4, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y)
-    np.testing.assert_allclose(found.weights, expected.coef_[0], rtol=1e-3, atol=1e-3)
+def test_steps_that_overshoot_are_shortened(monkeypatch):
+    X, y = problem()
+    expected = stream_logistic(portions(X, y), X.shape[1])
+    plain = newton._Newton._direction
+    monkeypatch.setattr(newton._Newton, "_direction", lambda self, point, gradient: 40 * plain(self, point, gradient))
+    found = stream_logistic(portions(X, y), X.shape[1], tolerance=1e-5)
     assert found.converged
+    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-2)
+
+
+@pytest.mark.parametrize("offset", [100, 3e4])
+def test_a_hessian_that_float32_cannot_hold_becomes_float64(offset):
+    """At the smaller offset steps no longer halve the gradient, at the larger one the factorisation fails."""
+    X, y = problem()
+    far = X.astype(np.float64) + offset
+    found = stream_logistic(portions(far, y), X.shape[1], C=10.0)
+    expected = stream_logistic(portions(X.astype(np.float64), y), X.shape[1], C=10.0)
+    assert (found.hessian, expected.hessian) == ("float64", "float32")
+    assert found.converged
+    assert found.passes < 30
+    np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-3, atol=1e-4)
 
 
 def test_collinear_features_and_a_tiny_penalty_still_end_at_the_gradient_not_at_the_decrement():

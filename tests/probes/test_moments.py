@@ -31,6 +31,14 @@ def test_float32_sums_of_windows_do_just_as_well_and_a_constant_feature_stays_co
     np.testing.assert_allclose(standard.deviation[:3], exact.standardisation((0, 1, 2)).deviation[:3], rtol=1e-3)
 
 
+def test_a_constant_feature_whose_sums_are_rounded_is_constant():
+    window = np.full((1296, 1), 3.3, np.float16).astype(np.float32)
+    sums, squares = (np.repeat(each.sum(axis=0)[None], 4, axis=0) for each in (window, window**2))
+    moments = GroupMoments.from_windows(np.zeros(4, np.int64), sums, squares, 1296)
+    assert moments.sum_of_squares[0, 0] / moments.count[0] != (moments.sum[0, 0] / moments.count[0]) ** 2
+    assert moments.standardisation((0,)).deviation[0] == 0
+
+
 def test_missing_and_empty_groups_are_refused():
     moments = GroupMoments.of(EMBEDDINGS, np.where(GROUPS == 1, 0, GROUPS))
     with pytest.raises(ProbeError, match="no moments; there are groups 0 to 2"):

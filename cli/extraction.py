@@ -63,6 +63,10 @@ def extract(
     precision: PrecisionOpt = "auto",
     batch_size: BatchOpt = None,
     root: RootOpt = None,
+    views: Annotated[int, typer.Option("--views", min=1, help="Clean view and degraded ones of each image.")] = 1,
+    degrade: Annotated[
+        str | None, typer.Option("--degrade", help="Preset, or chain such as 'jpeg:quality=80', of degraded views.")
+    ] = None,
     shard: Annotated[str, typer.Option("--shard", help="'I/N': every N-th block from block I on, from 0.")] = "0/1",
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
@@ -92,6 +96,8 @@ def extract(
         "dtype": dtype,
         "block_windows": block_windows,
         "seed": seed,
+        "views": views,
+        "degrade": degrade,
     }
     if dry_run:
         emit([estimate(plan(table, model.spec, **options), model)], as_json=as_json)

@@ -18,7 +18,7 @@ from dlprobe.errors import CacheError
 from dlprobe.spec import CacheSpec, canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from dlprobe.spec import Pins
 
@@ -142,10 +142,20 @@ def record_path(root: Path, block: int) -> Path:
     return root / RECORDS / f"{block:06d}.json"
 
 
-def image_order(paths: Sequence[str], seed: int) -> list[int]:
-    """Return a permutation that depends on the seed and each path alone, the same on every machine and release."""
-    keys = [hashlib.sha256(f"{seed}:{path}".encode()).digest() for path in paths]
-    return sorted(range(len(paths)), key=keys.__getitem__)
+def view_order(views: Iterable[tuple[str, int]], seed: int) -> list[int]:
+    """Return the order in which views of images are laid out: a permutation, the same on every machine and release.
+
+    A view's rank follows from the seed, the image's path and the view alone, whatever else is there.
+
+    Parameters
+    ----------
+    views : iterable of (str, int)
+        Path of the image, and number of the view.
+    seed : int
+        Of the permutation.
+    """
+    keys = [hashlib.sha256(f"{seed}:{path}{f':{view}' if view else ''}".encode()).digest() for path, view in views]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

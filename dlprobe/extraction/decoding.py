@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dlprobe.data.degrade import view_sample
 from dlprobe.data.samples import read_sample
 from dlprobe.data.tiling import Box
 from dlprobe.errors import DataError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dlprobe.data.degrade import Preset
     from dlprobe.data.manifest import Manifest
 
 DECODERS = 4
@@ -39,34 +41,48 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class Degradations(NamedTuple):
+    """What makes the degraded views of an image."""
+
+    preset: Preset
+    seed: int
+
+
 class ImageWindows(NamedTuple):
-    """Windows of one image in a block: row of the manifest, their positions in the block, and their boxes."""
+    """Windows of one view of an image in a block: row of the manifest, view, positions in the block, and boxes."""
 
     image: int
+    view: int
     positions: NDArray[np.int64]
     boxes: tuple[Box, ...]
 
 
 def images_of(windows: NDArray[np.int32]) -> list[ImageWindows]:
-    """Group the windows of a block by image.
+    """Group the windows of a block by image and view.
 
     Parameters
     ----------
     windows : ndarray of int32, shape (n, 6)
         Rows of the windows table.
     """
-    images = windows[:, 0]
-    borders = np.flatnonzero(np.diff(images)) + 1
-    return [
-        ImageWindows(int(images[positions[0]]), positions, tuple(Box(*box) for box in windows[positions, 2:].tolist()))
-        for positions in np.split(np.arange(len(windows)), borders)
-    ]
+    borders = np.flatnonzero(np.diff(windows[:, :2], axis=0).any(axis=1)) + 1
+    found = []
+    for positions in np.split(np.arange(len(windows)), borders):
+        image, view = windows[positions[0], :2].tolist()
+        boxes = tuple(Box(*box) for box in windows[positions, 2:].tolist())
+        found.append(ImageWindows(image, view, positions, boxes))
+    return found
 
 
-def decode(manifest: Manifest, part: ImageWindows, window_px: int) -> Crops | Unreadable:
-    """Read one image and its mask, and cut its windows."""
+def decode(
+    manifest: Manifest, part: ImageWindows, window_px: int, degradations: Degradations | None = None
+) -> Crops | Unreadable:
+    """Read one image and its mask, degrade them for a view other than the clean one, and cut the windows."""
+    row = manifest.frame.iloc[part.image]
     try:
-        sample = read_sample(manifest.root, manifest.frame.iloc[part.image], window_px)
+        sample = read_sample(manifest.root, row, window_px)
+        if degradations is not None:
+            sample = view_sample(sample, degradations.preset, degradations.seed, part.view, row["path"])
     except DataError as error:
         return Unreadable(str(error).replace(f"{manifest.root}/", ""))
     return Crops(
@@ -81,7 +97,10 @@ Decoded = list[tuple[ImageWindows, Crops | Unreadable]]
 
 @contextmanager
 def decoded_ahead(
-    manifest: Manifest, blocks: Sequence[NDArray[np.int32]], window_px: int
+    manifest: Manifest,
+    blocks: Sequence[NDArray[np.int32]],
+    window_px: int,
+    degradations: Degradations | None = None,
 ) -> Iterator[Iterator[Decoded]]:
     """Give an iterator over the decoded images of each block; those of one further block are read meanwhile.
 
@@ -93,10 +112,12 @@ def decoded_ahead(
         Rows of the windows table, block by block.
     window_px : int
         Side of the window.
+    degradations : Degradations, optional
+        Of views other than the clean one.
     """
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="dlprobe-decode") as pool:
         try:
-            yield _ahead(lambda part: pool.submit(decode, manifest, part, window_px), blocks)
+            yield _ahead(lambda part: pool.submit(decode, manifest, part, window_px, degradations), blocks)
         finally:
             pool.shutdown(cancel_futures=True)
 

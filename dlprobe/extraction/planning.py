@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from dlprobe.backbones.base import require_divides
-from dlprobe.cache.layout import Layout, image_order
+from dlprobe.cache.layout import Layout, view_order
 from dlprobe.cache.stores.codecs import DTYPES
+from dlprobe.data.degrade import find_preset
 from dlprobe.data.tiling import tile, working_size
 from dlprobe.errors import DataError
+from dlprobe.extraction.decoding import Degradations
 from dlprobe.spec import CacheSpec, Dtype
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 64 << 20
 MOST_BLOCK_WINDOWS = 64
+_HASH_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +39,7 @@ class Plan:
         Identity of the cache to be.
     windows : ndarray of int32, shape (n, 6)
         One row a window: row of the manifest, view, and box ``y``, ``x``, ``h``, ``w`` in pixels at working size.
-        Images come in an order drawn from the seed, the windows of an image side by side.
+        Views of images come in an order drawn from the seed, the windows of one side by side.
     """
 
     cache_spec: CacheSpec
@@ -83,15 +86,16 @@ def plan(
     tiling : {"spread", "cover"}
         See `dlprobe.data.tiling.tile`.
     views : int
-        Views of each window; only the clean one can be extracted.
+        Views of each window: the clean one and ``views - 1`` degraded ones. Images that the manifest puts into ``val``
+        or ``test`` have the clean one alone.
     degrade : str, optional
-        Degradations of further views.
+        Preset or chain of degradations that makes the further views (see `dlprobe.data.degrade`).
     dtype : {"float16", "float32", "int8"}
         Of the stored embeddings.
     block_windows : int, optional
         Windows in a block; else as many as make about 64 MiB, at most 64 and no more than there are.
     seed : int
-        Of the order of images.
+        Of the order of images, and of the degradations.
 
     Raises
     ------
@@ -103,7 +107,9 @@ def plan(
     require_divides(model_spec.patch_px, model_spec.window_px, model_spec.backbone)
     _check(views, degrade, dtype, block_windows)
     _require_sizes(manifest)
-    windows = np.array(list(_rows(manifest, model_spec.window_px, stride_px, tiling, seed)), np.int32)
+    identified = None if degrade is None else identified_preset(degrade)
+    order = _ordered_views(manifest, views, seed)
+    windows = np.array(list(_rows(manifest, order, model_spec.window_px, stride_px, tiling)), np.int32)
     if block_windows is None:
         per_window = model_spec.grid**2 * model_spec.width * np.dtype(dtype).itemsize
         block_windows = max(1, min(MOST_BLOCK_WINDOWS, len(windows), BLOCK_BYTES // per_window))
@@ -112,7 +118,7 @@ def plan(
         tiling=tiling,
         stride_px=stride_px,
         views=views,
-        degrade=degrade,
+        degrade=identified,
         seed=seed,
         dtype=cast("Dtype", dtype),
         block_windows=block_windows,
@@ -121,19 +127,57 @@ def plan(
     return Plan(spec, windows)
 
 
+def identified_preset(text: str) -> str:
+    """Return a preset's name, or a chain, with the hash of all that it means: ``NAME@HASH``.
+
+    Parameters
+    ----------
+    text : str
+        A name or a chain, with or without the hash.
+
+    Raises
+    ------
+    DataError
+        If the hash is not that of the preset of this release.
+    """
+    name, _, expected = text.partition("@")
+    preset = find_preset(name)
+    found = preset.fingerprint[:_HASH_DIGITS]
+    if expected and expected != found:
+        msg = (
+            f"the degradations {name} are not those of this release ({expected} != {found}); use the one that began it"
+        )
+        raise DataError(msg)
+    return f"{preset.name}@{found}"
+
+
+def degradations_of(spec: CacheSpec) -> Degradations | None:
+    """Return what makes the degraded views of a cache; None if it has none."""
+    if spec.degrade is None:
+        return None
+    return Degradations(find_preset(identified_preset(spec.degrade).partition("@")[0]), spec.seed)
+
+
+def _ordered_views(manifest: Manifest, views: int, seed: int) -> list[tuple[int, int]]:
+    clean_alone = manifest.frame["split"].isin(["val", "test"]).tolist()
+    pairs = [(image, view) for image in range(len(manifest)) for view in range(1 if clean_alone[image] else views)]
+    paths = manifest.frame["path"].tolist()
+    return [pairs[place] for place in view_order(((paths[image], view) for image, view in pairs), seed)]
+
+
 def _rows(
-    manifest: Manifest, window_px: int, stride_px: int, tiling: str, seed: int
+    manifest: Manifest, order: list[tuple[int, int]], window_px: int, stride_px: int, tiling: str
 ) -> Iterator[tuple[int, int, int, int, int, int]]:
     sizes = manifest.frame[["height", "width"]].to_numpy()
-    for image in image_order(manifest.frame["path"].tolist(), seed):
+    for image, view in order:
         height, width = working_size(int(sizes[image, 0]), int(sizes[image, 1]), window_px)
         for box in tile(height, width, window_px, stride_px, tiling):
-            yield image, 0, *box
+            yield image, view, *box
 
 
 def _check(views: int, degrade: str | None, dtype: str, block_windows: int | None) -> None:
-    if views != 1 or degrade is not None:
-        msg = f"views={views}, degrade={degrade!r}: only the clean view can be extracted; leave both out"
+    if views < 1 or (views > 1) != (degrade is not None):
+        msg = f"views={views}, degrade={degrade!r}: give both for degraded views (--views 3 --degrade NAME), or neither"
         raise DataError(msg)
     if dtype not in DTYPES:
         msg = f"no storage type {dtype!r}; write one of {', '.join(DTYPES)}"

@@ -17,7 +17,7 @@ from dlprobe.cache.records import read_block_record
 from dlprobe.errors import CacheError
 from dlprobe.extraction.decoding import Unreadable, decode, images_of
 from dlprobe.extraction.embedding import run_backbone
-from dlprobe.extraction.planning import plan
+from dlprobe.extraction.planning import degradations_of, plan
 from dlprobe.extraction.running import cache_plan, fill
 from dlprobe.extraction.stopping import sigterm_raises
 from dlprobe.spec import require_same
@@ -216,7 +216,7 @@ def _recheck_image(
     cache: FeatureCache, manifest: Manifest, backbone: Backbone, part: ImageWindows, drawn: NDArray[np.int64]
 ) -> list[Damage]:
     path = str(manifest.frame["path"].iloc[part.image])
-    crops = decode(manifest, part, cache.model_spec.window_px)
+    crops = decode(manifest, part, cache.model_spec.window_px, degradations_of(cache.cache_spec))
     blocks = drawn // cache.cache_spec.block_windows
     if isinstance(crops, Unreadable):
         return [Damage(path, int(blocks[0]), (path,), crops.reason)]

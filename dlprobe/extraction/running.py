@@ -16,7 +16,7 @@ from dlprobe.cache.layout import manifest_bytes
 from dlprobe.errors import BackboneError, DataError
 from dlprobe.extraction.decoding import decoded_ahead
 from dlprobe.extraction.embedding import compute_block, reference_embedding
-from dlprobe.extraction.planning import Plan, plan
+from dlprobe.extraction.planning import Plan, degradations_of, plan
 from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
@@ -198,13 +198,14 @@ def fill(writer: CacheWriter, planned: Plan, manifest: Manifest, backbone: Backb
     It decodes ahead and writes behind: three blocks are in work at a time, each in another stage.
     """
     layout, missing = writer.layout, writer.missing
+    spec = layout.spec
     windows = [planned.windows[slice(*layout.block_range(block))] for block in missing]
     total, left = writer.n_windows, sum(map(len, windows))
     tell = progress or _silent
     tell(total - left, total)
     behind: Future[None] | None = None
     with (
-        decoded_ahead(manifest, windows, layout.spec.model.window_px) as decoded,
+        decoded_ahead(manifest, windows, spec.model.window_px, degradations_of(spec)) as decoded,
         ThreadPoolExecutor(1, thread_name_prefix="dlprobe-write") as disk,
     ):
         done = total - left

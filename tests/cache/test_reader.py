@@ -1,6 +1,7 @@
 """Reading: the same numbers as zarr and xarray, in the order asked for, and never a made-up zero."""
 
 import multiprocessing
+import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -275,3 +276,24 @@ def test_no_file_stays_open(cache):
     cache.read([0, 5, 9])
     list(cache.blocks(seed=0))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_reads_that_the_system_cuts_short_are_continued(cache, monkeypatch):
+    expected = cache.read(np.arange(len(cache))).embeddings
+    preadv, rng = os.preadv, np.random.default_rng(0)
+
+    def short(handle, views, offset):
+        """Read some bytes fewer than asked for, ending anywhere, as the system may."""
+        limit = int(rng.integers(1, sum(view.nbytes for view in views) + 1))
+        given = []
+        for view in views:
+            given.append(view[: min(limit, view.nbytes)])
+            limit -= given[-1].nbytes
+            if not limit:
+                break
+        return preadv(handle, given, offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    for _ in range(5):
+        order = rng.permutation(len(cache))
+        assert_array_equal(cache.read(order).embeddings, expected[order])

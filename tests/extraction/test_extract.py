@@ -302,8 +302,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"views": 2}, "only the clean view"),
-            ({"degrade": "jpeg"}, "only the clean view"),
+            ({"views": 2}, "give both"),
+            ({"degrade": "jpeg:quality=50"}, "give both"),
+            ({"views": 0}, "give both"),
+            ({"views": 2, "degrade": "jpeg:quality=50@0123"}, "are not those of this release"),
             ({"dtype": "float64"}, "no storage type 'float64'"),
             ({"block_windows": 0}, "at least 1"),
             ({"stride_px": 0}, "at least 1"),

@@ -96,6 +96,18 @@ def test_a_cache_killed_while_it_was_set_up_is_set_up_again(manifest, backbone, 
         assert tree(path) == tree(tmp_path / "whole")
 
 
+def test_chunk_files_without_a_record_are_swept_before_work_begins(manifest, backbone, tmp_path):
+    with pytest.raises(StoppedError):
+        extract(manifest, backbone, tmp_path / "cache", progress=StopsAfter(3), **SETTINGS)
+    last = open_cache(tmp_path / "cache").n_blocks - 1
+    orphan = tmp_path / "cache" / "features.zarr" / "coverage" / f"c.{last}.0.0.0"
+    orphan.write_bytes(b"of a killed process")
+    with pytest.raises(StoppedError):
+        extract(manifest, backbone, tmp_path / "cache", progress=StopsAfter(0), **SETTINGS)
+    assert not orphan.exists()
+    assert (orphan.parent / "c.0.0.0.0").exists()
+
+
 def test_a_second_writer_gets_one_line_and_changes_nothing(manifest, backbone, tmp_path, tree):
     with pytest.raises(StoppedError):
         extract(manifest, backbone, tmp_path / "cache", progress=StopsAfter(2), **SETTINGS)

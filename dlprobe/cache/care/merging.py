@@ -11,7 +11,7 @@ import pandas as pd
 
 from dlprobe.cache.care.converting import plan_of
 from dlprobe.cache.care.verify import verify
-from dlprobe.cache.layout import WINDOW_FIELDS, image_order, manifest_bytes
+from dlprobe.cache.layout import WINDOW_FIELDS, manifest_bytes, view_order
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.cache.records import Reject
 from dlprobe.cache.writer import open_writer
@@ -96,10 +96,13 @@ class _Merged:
         for number, (cache, prefix) in enumerate(zip(caches, prefixes, strict=True)):
             table = cache.windows[["path", *WINDOW_FIELDS]].assign(source=number, window=np.arange(len(cache)))
             tables.append(table.assign(image=images[prefix + table["path"]].to_numpy()))
-        rank = np.empty(len(self.manifest), np.int64)
-        rank[image_order(self.manifest.frame["path"].tolist(), caches[0].cache_spec.seed)] = np.arange(len(rank))
         table = pd.concat(tables, ignore_index=True)
-        self._table = table.iloc[np.argsort(rank[table["image"]], kind="stable")].reset_index(drop=True)
+        views = table[["image", "view"]].drop_duplicates(ignore_index=True)
+        paths = self.manifest.frame["path"].iloc[views["image"]]
+        order = view_order(zip(paths, views["view"], strict=True), caches[0].cache_spec.seed)
+        views["rank"] = np.argsort(order)
+        rank = table.merge(views, on=["image", "view"], how="left")["rank"].to_numpy()
+        self._table = table.iloc[np.argsort(rank, kind="stable")].reset_index(drop=True)
         self._hashes = [
             {path: sha for block in range(cache.n_blocks) for path, sha in cache.record(block).images.items()}
             for cache in caches

@@ -6,11 +6,12 @@ folds of sources, localization, report.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from dlprobe.backbones import load_backbone
 from dlprobe.data import Manifest, scan, tile, working_size
@@ -29,16 +30,25 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    import pandas as pd
-
+    from dlprobe.backbones import Backbone
     from dlprobe.studies import FitResult
 
 BACKBONE = "residual:srm"
 FLOOR = "timm:vit_small_patch14_dinov2"
 FLOOR_WEIGHTS = "random:0"
 #: What the floor is measured on: a ViT-S takes half a second a window on two cores.
-FLOOR_GENERATORS = ("", "pca", "telea+pca", "donor+pca")
+FLOOR_GENERATORS = ("", "pca", "telea+pca", "ns+pca", "donor+pca")
 FLOOR_SOURCES = 10
+#: Longest side of a photograph in the demo: larger ones would only add windows.
+SIDE_PX = 640
+FIT = FitSettings(
+    hold_out=HELD_OUT_GENERATORS,
+    learning_rates=(0.1, 0.3, 1.0),
+    weight_decays=(1e-2, 1e-1),
+    baseline_patches=10_000,
+)
+#: The floor has a fifth of the windows; the heads get as many steps by smaller batches and more epochs.
+FLOOR_FIT = replace(FIT, hold_out=(), schemes=(TRUTH_SCHEME,), epochs=30, batch_windows=8)
 _MARK = "dlprobe-demo"
 
 
@@ -50,13 +60,22 @@ class DemoResult:
     report: Path
 
 
-def run_demo(out: str | os.PathLike[str], *, say: Callable[[str], None] = lambda _: None) -> DemoResult:
+def run_demo(
+    out: str | os.PathLike[str],
+    *,
+    photographs: int = 16,
+    side_px: int = SIDE_PX,
+    window_px: int = 504,
+    say: Callable[[str], None] = lambda _: None,
+) -> DemoResult:
     """Build the demo data, extract, fit, localize, report; what an earlier run finished is used again.
 
     Parameters
     ----------
     out : path
         Folder to write into.
+    photographs, side_px, window_px
+        See `dlprobe.data.synthesis.build_demo`; small ones make a demo for a test.
     say : callable
         Told in a line what is being done.
 
@@ -73,19 +92,20 @@ def run_demo(out: str | os.PathLike[str], *, say: Callable[[str], None] = lambda
     data = folder / "data"
     if not data.exists():
         say("building the data set from photographs that ship with scikit-image and scikit-learn")
-        build_demo(data)
+        build_demo(data, photographs=photographs, side_px=side_px, window_px=window_px)
     found = scan(data)
     found.manifest.write(folder / "manifest.parquet")
     say(f"{len(found.manifest)} images of {found.manifest.frame['source_id'].nunique()} photographs")
     cache, floor_cache = folder / "cache-residual", folder / "cache-random-vit"
-    backbone = load_backbone(BACKBONE)
+    backbone = load_backbone(BACKBONE, window_px=window_px)
     say(f"extracting {BACKBONE}")
-    extract(found.manifest, backbone, cache)
+    extract(found.manifest, backbone, cache, stride_px=window_px)
     say(f"extracting {FLOOR} with {FLOOR_WEIGHTS}, the floor, on a subset")
-    extract(floor_subset(found.manifest), load_backbone(FLOOR, weights=FLOOR_WEIGHTS), floor_cache)
+    floor_backbone = load_backbone(FLOOR, weights=FLOOR_WEIGHTS, window_px=window_px)
+    extract(floor_subset(found.manifest, window_px), floor_backbone, floor_cache, stride_px=window_px)
     say("fitting all heads and the baselines")
-    fit = fit_caches([cache], folder / "run", settings=_settings(HELD_OUT_GENERATORS))
-    floor = fit_caches([cache, floor_cache], folder / "run-floor", settings=_settings(()))
+    fit = fit_caches([cache], folder / "run", settings=FIT)
+    floor = fit_caches([cache, floor_cache], folder / "run-floor", settings=FLOOR_FIT)
     say("localizing")
     report = write_report(
         folder / "run",
@@ -97,27 +117,19 @@ def run_demo(out: str | os.PathLike[str], *, say: Callable[[str], None] = lambda
             "sp: only the masked region is generated; fr: the whole image went through the auto-encoder as well.",
         ],
         more_runs=[(f"Against the floor: {BACKBONE} and {FLOOR} ({FLOOR_WEIGHTS}) on common windows", floor.out)],
-        pictures=list(_pictures(fit, found.manifest)),
+        pictures=list(_pictures(fit, found.manifest, backbone)),
     )
     return DemoResult(_text(fit, floor), report)
 
 
-def floor_subset(manifest: Manifest) -> Manifest:
+def floor_subset(manifest: Manifest, window_px: int) -> Manifest:
     """Return the images that the floor is measured on: some generators of the sources with the fewest windows."""
     frame = manifest.frame
     first = frame.drop_duplicates("source_id").set_index("source_id")
-    windows = first.apply(lambda row: len(tile(*working_size(row["height"], row["width"], 504), 504, 504)), axis=1)
+    sizes = [working_size(h, w, window_px) for h, w in zip(first["height"], first["width"], strict=True)]
+    windows = pd.Series([len(tile(*size, window_px, window_px)) for size in sizes], index=first.index)
     chosen = windows.sort_values(kind="stable").index[:FLOOR_SOURCES]
     return manifest.select(frame["source_id"].isin(chosen) & frame["generator"].isin(FLOOR_GENERATORS))
-
-
-def _settings(hold_out: tuple[str, ...]) -> FitSettings:
-    return FitSettings(
-        hold_out=hold_out,
-        learning_rates=(0.03, 0.1, 0.3, 1.0, 3.0),
-        weight_decays=(1e-2, 1e-1),
-        baseline_patches=10_000,
-    )
 
 
 def _prepared(folder: Path) -> Path:
@@ -130,9 +142,8 @@ def _prepared(folder: Path) -> Path:
     return folder
 
 
-def _pictures(fit: FitResult, manifest: Manifest) -> Iterator[Picture]:
+def _pictures(fit: FitResult, manifest: Manifest, backbone: Backbone) -> Iterator[Picture]:
     """Localize, of each kind, the image whose score is the median, and the best and worst of the spliced ones."""
-    backbone = load_backbone(BACKBONE)
     for row in _examples(fit.images):
         image = manifest.frame.set_index("path").loc[row.path]
         pixels = read_image(manifest.root / row.path)

@@ -89,7 +89,7 @@ def planned_comparisons(images: pd.DataFrame) -> list[Comparison]:
 
     Each Dice probe against marking everything (IoU on each kind of fake); Dice against logistic (IoU on ``sp`` and
     ``fr``); each pair of schemes (false area on ``ae``, IoU on ``sp`` and ``fr``); each pair of models under the scheme
-    of the truth (IoU on each variant).
+    of the truth (IoU and AP on each variant).
     """
     rows = images[METHOD_KEY].drop_duplicates()
     models = list(dict.fromkeys(rows["model"]))
@@ -112,7 +112,7 @@ def planned_comparisons(images: pd.DataFrame) -> list[Comparison]:
                 plan.append(Comparison(name, left, right, "ae", "false_area"))
     for one, other in combinations(models, 2):
         left, right = (other, "dice", head), (one, "dice", head)
-        plan += [Comparison(f"{one} - {other}", left, right, kind, "iou") for kind in variants]
+        plan += [Comparison(f"{one} - {other}", left, right, kind, m) for kind in variants for m in ("iou", "ap")]
     return plan
 
 

@@ -160,6 +160,6 @@ def test_an_image_without_pixels_has_no_working_size():
 
 
 def test_a_stride_that_leaves_pixels_unseen_is_refused():
-    with pytest.raises(DataError, match="never seen"):
+    with pytest.raises(DataError, match="never be seen"):
         tile(2000, 2000, 504, 505, "cover")
     assert len(tile(2000, 2000, 504, 505, "spread")) == 16

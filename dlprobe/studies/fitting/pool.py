@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,15 @@ class PooledBlock(NamedTuple):
 
     embeddings: NDArray[np.floating]
     coverage: NDArray[np.uint8]
+    windows: NDArray[np.int64]
+
+
+class _Labelled(NamedTuple):
+    """A `HeadBatch` whose embeddings are at hand."""
+
+    embeddings: NDArray[Any]
+    targets: dict[str, NDArray[np.int8]]
+    groups: NDArray[np.int64]
     windows: NDArray[np.int64]
 
 
@@ -186,16 +195,16 @@ def minibatches(
 
     Blocks and the windows in them come in an order shuffled by `seed`; see `steps_per_epoch`.
     """
-    rest: HeadBatch | None = None
+    rest: _Labelled | None = None
     for block in pool.blocks(selected, seed=seed):
         batch = _labelled(block, groups, schemes)
         batch = batch if rest is None else _joined(rest, batch)
         whole = len(batch.windows) // batch_windows * batch_windows
         for low in range(0, whole, batch_windows):
-            yield _part(batch, low, low + batch_windows)
+            yield HeadBatch(*_part(batch, low, low + batch_windows))
         rest = _part(batch, whole, len(batch.windows)) if whole < len(batch.windows) else None
     if rest is not None:
-        yield rest
+        yield HeadBatch(*rest)
 
 
 def steps_per_epoch(pool: CachePool, selected: NDArray[np.bool_], batch_windows: int) -> int:
@@ -235,14 +244,14 @@ def sample_patches(
     return PooledBlock(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _labelled(block: PooledBlock, groups: NDArray[np.int64], schemes: Sequence[str]) -> HeadBatch:
+def _labelled(block: PooledBlock, groups: NDArray[np.int64], schemes: Sequence[str]) -> _Labelled:
     n, patches = len(block.windows), block.coverage.shape[1] * block.coverage.shape[2]
     targets = {scheme: label_patches(block.coverage, scheme).reshape(n, patches) for scheme in schemes}
-    return HeadBatch(block.embeddings.reshape(n, patches, -1), targets, groups[block.windows], block.windows)
+    return _Labelled(block.embeddings.reshape(n, patches, -1), targets, groups[block.windows], block.windows)
 
 
-def _joined(first: HeadBatch, second: HeadBatch) -> HeadBatch:
-    return HeadBatch(
+def _joined(first: _Labelled, second: _Labelled) -> _Labelled:
+    return _Labelled(
         np.concatenate([first.embeddings, second.embeddings]),
         {name: np.concatenate([values, second.targets[name]]) for name, values in first.targets.items()},
         np.concatenate([first.groups, second.groups]),
@@ -250,8 +259,8 @@ def _joined(first: HeadBatch, second: HeadBatch) -> HeadBatch:
     )
 
 
-def _part(batch: HeadBatch, low: int, high: int) -> HeadBatch:
-    return HeadBatch(
+def _part(batch: _Labelled, low: int, high: int) -> _Labelled:
+    return _Labelled(
         batch.embeddings[low:high],
         {name: values[low:high] for name, values in batch.targets.items()},
         batch.groups[low:high],

@@ -214,7 +214,7 @@ class FeatureCache:
         split: str | None = None,
         *,
         windows: ArrayLike | None = None,
-        buffer_blocks: int = 4,
+        buffer_blocks: int = 2,
     ) -> Iterator[Block]:
         """Iterate once over the windows that were not rejected.
 

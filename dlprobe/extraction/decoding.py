@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dlprobe.data.degrade import view_sample
+from dlprobe.data.images import MAX_PIXELS
+from dlprobe.data.labels import patch_coverage
 from dlprobe.data.samples import read_sample
 from dlprobe.data.tiling import Box
 from dlprobe.errors import DataError
@@ -20,18 +23,22 @@ if TYPE_CHECKING:
 
     from dlprobe.data.degrade import Preset
     from dlprobe.data.manifest import Manifest
+    from dlprobe.spec import ModelSpec
 
-DECODERS = 4
+#: Threads that decode: some more than cores on a small machine, because they wait for the disk.
+DECODERS = max(4, min(16, os.cpu_count() or 1))
 
 
 class Crops(NamedTuple):
     """Windows of one image.
 
-    ``pixels`` uint8 (n, window_px, window_px, 3), ``regions`` uint8 (n, window_px, window_px), ``sha256`` of the file.
+    ``pixels`` uint8 (n, window_px, window_px, 3), ``regions`` uint8 (n, window_px, window_px), ``coverage`` uint8
+    (n, rows, cols, 4), ``sha256`` of the file.
     """
 
     pixels: NDArray[np.uint8]
     regions: NDArray[np.uint8]
+    coverage: NDArray[np.uint8]
     sha256: str
 
 
@@ -75,21 +82,19 @@ def images_of(windows: NDArray[np.int32]) -> list[ImageWindows]:
 
 
 def decode(
-    manifest: Manifest, part: ImageWindows, window_px: int, degradations: Degradations | None = None
+    manifest: Manifest, part: ImageWindows, model: ModelSpec, degradations: Degradations | None = None
 ) -> Crops | Unreadable:
     """Read one image and its mask, degrade them for a view other than the clean one, and cut the windows."""
     row = manifest.frame.iloc[part.image]
     try:
-        sample = read_sample(manifest.root, row, window_px)
+        sample = read_sample(manifest.root, row, model.window_px)
         if degradations is not None:
             sample = view_sample(sample, degradations.preset, degradations.seed, part.view, row["path"])
     except DataError as error:
         return Unreadable(str(error).replace(f"{manifest.root}/", ""))
-    return Crops(
-        np.stack([sample.pixels[box.slices] for box in part.boxes]),
-        np.stack([sample.regions[box.slices] for box in part.boxes]),
-        sample.sha256,
-    )
+    regions = np.stack([sample.regions[box.slices] for box in part.boxes])
+    pixels = np.stack([sample.pixels[box.slices] for box in part.boxes])
+    return Crops(pixels, regions, patch_coverage(regions, model.patch_px), sample.sha256)
 
 
 Decoded = list[tuple[ImageWindows, Crops | Unreadable]]
@@ -99,8 +104,10 @@ Decoded = list[tuple[ImageWindows, Crops | Unreadable]]
 def decoded_ahead(
     manifest: Manifest,
     blocks: Sequence[NDArray[np.int32]],
-    window_px: int,
+    model: ModelSpec,
     degradations: Degradations | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Iterator[Decoded]]:
     """Give an iterator over the decoded images of each block; those of one further block are read meanwhile.
 
@@ -110,14 +117,20 @@ def decoded_ahead(
         Of the images.
     blocks : sequence of ndarray of int32, shape (n, 6)
         Rows of the windows table, block by block.
-    window_px : int
-        Side of the window.
+    model : ModelSpec
+        Side of window and patch.
     degradations : Degradations, optional
         Of views other than the clean one.
+    max_pixels : int
+        Larger images are unreadable.
     """
+
+    def submit(part: ImageWindows) -> Future[Crops | Unreadable]:
+        return pool.submit(decode, manifest, part, window_px, degradations, max_pixels=max_pixels)
+
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="dlprobe-decode") as pool:
         try:
-            yield _ahead(lambda part: pool.submit(decode, manifest, part, window_px, degradations), blocks)
+            yield _ahead(lambda part: pool.submit(decode, manifest, part, model, degradations), blocks)
         finally:
             pool.shutdown(cancel_futures=True)
 

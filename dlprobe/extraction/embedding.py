@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlprobe.cache.records import Reject
-from dlprobe.cache.stores.codecs import dequantise, quantise, to_float
-from dlprobe.data.labels import FULL, patch_coverage
+from dlprobe.cache.stores.codecs import STEPS, dequantise
+from dlprobe.data.labels import FULL
 from dlprobe.data.provenance import COVERAGE_CLASSES, Provenance
-from dlprobe.errors import BackboneError
+from dlprobe.errors import BackboneError, CacheError
 from dlprobe.extraction.decoding import Unreadable
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
@@ -36,7 +37,7 @@ class BlockContent:
 
 
 def compute_block(backbone: Backbone, manifest: Manifest, layout: Layout, block: int, decoded: Decoded) -> BlockContent:
-    """Embed the windows of a block.
+    """Embed the windows of a block; everything but the moments, which `with_moments` adds in another thread.
 
     Batches never reach across blocks, so that a block's bytes do not depend on what was computed before it.
 
@@ -62,7 +63,7 @@ def compute_block(backbone: Backbone, manifest: Manifest, layout: Layout, block:
     """
     start, stop = layout.block_range(block)
     arrays = {name: np.zeros(layout.arrays()[name].chunk, layout.arrays()[name].dtype) for name in layout.block_arrays}
-    arrays["regions"][: stop - start] = Provenance.VOID
+    _make_void(arrays, slice(stop - start))
     paths = manifest.frame["path"]
     pixels: dict[int, NDArray[np.uint8]] = {}
     images: dict[str, str] = {}
@@ -73,19 +74,27 @@ def compute_block(backbone: Backbone, manifest: Manifest, layout: Layout, block:
             rejects.append(Reject(path, found.reason, tuple((start + part.positions).tolist())))
             continue
         images[path] = found.sha256
-        arrays["regions"][part.positions] = found.regions
+        arrays["regions"][part.positions], arrays["coverage"][part.positions] = found.regions, found.coverage
         pixels.update(zip(part.positions.tolist(), found.pixels, strict=True))
     names = {position: str(paths.iloc[part.image]) for part, _ in decoded for position in part.positions.tolist()}
     for position in _embed(backbone, pixels, names, arrays):
-        arrays["regions"][position] = Provenance.VOID
+        _make_void(arrays, position)
         reason = f"{backbone.spec.backbone} gives values that are not finite for this window"
         rejects.append(Reject(names[position], reason, (start + position,)))
-    void = [window - start for reject in rejects for window in reject.windows]
-    arrays["coverage"][: stop - start] = patch_coverage(arrays["regions"][: stop - start], layout.spec.model.patch_px)
-    arrays["moments"][:] = moments(arrays["embeddings"], arrays.get("scale"))
-    arrays["coverage"][void] = 0
-    arrays["coverage"][void, ..., _VOID_CLASS] = FULL
     return BlockContent(arrays, images, tuple(rejects))
+
+
+def with_moments(content: BlockContent) -> BlockContent:
+    """Return the content of a block, its moments filled in."""
+    arrays = content.arrays
+    arrays["moments"][:] = moments(arrays["embeddings"], arrays.get("scale"))
+    return content
+
+
+def _make_void(arrays: dict[str, NDArray[Any]], windows: int | slice) -> None:
+    arrays["regions"][windows] = Provenance.VOID
+    arrays["coverage"][windows] = 0
+    arrays["coverage"][windows, ..., _VOID_CLASS] = FULL
 
 
 def reference_embedding(backbone: Backbone) -> NDArray[np.float32]:
@@ -103,14 +112,37 @@ def reference_embedding(backbone: Backbone) -> NDArray[np.float32]:
 
 def run_backbone(backbone: Backbone, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Embed a batch; raise `BackboneError` if the result has another shape than the backbone's identity says."""
-    tokens: NDArray[np.float32] = backbone(windows).detach().to("cpu").float().numpy()
-    expected = (len(windows), *_grid(backbone.spec))
-    if tokens.shape != expected:
-        msg = (
-            f"{backbone.spec.backbone} returns shape {tokens.shape}, its identity says {expected}; correct one of them"
-        )
-        raise BackboneError(msg)
+    tokens: NDArray[np.float32] = _tokens(backbone, windows).to("cpu").numpy()
     return tokens
+
+
+def encode(tokens: torch.Tensor, dtype: str) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Turn embeddings into what is stored, on the device where they are.
+
+    Parameters
+    ----------
+    tokens : tensor of float32, shape (n, rows, cols, width)
+        Embeddings.
+    dtype : {"float32", "float16", "int8"}
+        Storage type; floats are rounded to nearest even.
+
+    Returns
+    -------
+    stored : tensor, shape (n, rows, cols, width)
+        int8 codes are steps of the scale, in -127..127.
+    scale : tensor of float32, shape (n, width), or None
+        Of int8: the largest magnitude over a window's patches in 127 steps; zero where that is zero.
+    peak : tensor of float32, shape (n, width)
+        Largest magnitude over a window's patches; NaN where one of them is.
+    """
+    peak = tokens.abs().amax(dim=(1, 2))
+    if dtype == "float32":
+        return tokens, None, peak
+    if dtype == "float16":
+        return tokens.half(), None, peak
+    scale = peak / STEPS
+    steps = tokens / scale.masked_fill(scale == 0, 1.0)[:, None, None, :]
+    return steps.round().clamp(-STEPS, STEPS).char(), scale, peak
 
 
 def moments(embeddings: NDArray[Any], scale: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -141,17 +173,42 @@ def _embed(
     """Fill the embeddings and return the positions of windows with values that are not finite, left zero."""
     positions = sorted(pixels)
     refused: list[int] = []
-    size, out = backbone.pins.batch_size, arrays["embeddings"]
+    size, dtype = backbone.pins.batch_size, arrays["embeddings"].dtype
     for batch in (positions[i : i + size] for i in range(0, len(positions), size)):
-        tokens = run_backbone(backbone, np.stack([pixels[position] for position in batch]))
-        for position, values in zip(batch, tokens, strict=True):
-            if not np.isfinite(values).all():
-                refused.append(position)
-            elif "scale" in arrays:
-                out[position], arrays["scale"][position] = quantise(values)
-            else:
-                out[position] = to_float(values, out.dtype, names[position])
+        tokens = _tokens(backbone, np.stack([pixels[position] for position in batch]))
+        stored, scale, peak = encode(tokens, dtype.name)
+        peaks = peak.to("cpu").numpy()
+        sound = np.isfinite(peaks).all(axis=1)
+        refused.extend(np.array(batch)[~sound].tolist())
+        kept = np.array(batch)[sound]
+        _require_fits(peaks[sound], dtype, [names[position] for position in kept])
+        arrays["embeddings"][kept] = stored.to("cpu").numpy()[sound]
+        if scale is not None:
+            arrays["scale"][kept] = scale.to("cpu").numpy()[sound]
     return refused
+
+
+def _require_fits(peaks: NDArray[np.float32], dtype: np.dtype[Any], names: list[str]) -> None:
+    if dtype != np.float16:
+        return
+    with np.errstate(over="ignore"):
+        too_large = np.isinf(peaks.astype(np.float16))
+    for window, channel in np.argwhere(too_large).tolist()[:1]:
+        msg = (
+            f"channel {channel} reaches {peaks[window, channel]:.4g} in {names[window]}, too large for {dtype.name}; "
+            "extract to another path with dtype float32 (--dtype float32)"
+        )
+        raise CacheError(msg)
+
+
+def _tokens(backbone: Backbone, windows: NDArray[np.uint8]) -> torch.Tensor:
+    tokens = backbone(windows).detach().float()
+    expected = (len(windows), *_grid(backbone.spec))
+    if tuple(tokens.shape) != expected:
+        found = tuple(tokens.shape)
+        msg = f"{backbone.spec.backbone} returns shape {found}, its identity says {expected}; correct one of them"
+        raise BackboneError(msg)
+    return tokens
 
 
 def _grid(spec: ModelSpec) -> tuple[int, int, int]:

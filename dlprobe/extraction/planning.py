@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from dlprobe.data.manifest import Manifest
     from dlprobe.spec import ModelSpec
 
-BLOCK_BYTES = 64 << 20
+#: Large, so that a thousand images make tens of files; small, so that three blocks in work fit into memory.
+BLOCK_BYTES = 128 << 20
 MOST_BLOCK_WINDOWS = 64
 _HASH_DIGITS = 16
 
@@ -93,7 +94,7 @@ def plan(
     dtype : {"float16", "float32", "int8"}
         Of the stored embeddings.
     block_windows : int, optional
-        Windows in a block; else as many as make about 64 MiB, at most 64 and no more than there are.
+        Windows in a block; else as many as make about 128 MiB, at most 64 and no more than there are.
     seed : int
         Of the order of images, and of the degradations.
 

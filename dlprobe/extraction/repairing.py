@@ -216,7 +216,7 @@ def _recheck_image(
     cache: FeatureCache, manifest: Manifest, backbone: Backbone, part: ImageWindows, drawn: NDArray[np.int64]
 ) -> list[Damage]:
     path = str(manifest.frame["path"].iloc[part.image])
-    crops = decode(manifest, part, cache.model_spec.window_px, degradations_of(cache.cache_spec))
+    crops = decode(manifest, part, cache.model_spec, degradations_of(cache.cache_spec))
     blocks = drawn // cache.cache_spec.block_windows
     if isinstance(crops, Unreadable):
         return [Damage(path, int(blocks[0]), (path,), crops.reason)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,23 +15,25 @@ import numpy as np
 
 from dlprobe.cache import CachePlan, open_writer
 from dlprobe.cache.layout import manifest_bytes
+from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import BackboneError, DataError
 from dlprobe.extraction.decoding import decoded_ahead
-from dlprobe.extraction.embedding import compute_block, reference_embedding
+from dlprobe.extraction.embedding import compute_block, reference_embedding, with_moments
 from dlprobe.extraction.planning import Plan, degradations_of, plan
 from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
     from dlprobe.cache import CacheWriter, Reject, Shard
     from dlprobe.data.manifest import Manifest
+    from dlprobe.extraction.embedding import BlockContent
 
 Progress = Callable[[int, int], None]
 
+#: Threads that finish and write blocks, each one block at a time.
+WRITERS = max(1, min(4, (os.cpu_count() or 1) // 4))
 #: Relative difference of the reference embedding above which a machine is said to compute something else.
 DRIFT_LIMIT = 1e-3
 _RECORDED = ("dlprobe", "numpy", "pillow", "timm", "torch", "zarr", "numcodecs", "pyarrow")
@@ -97,6 +101,7 @@ def extract(
     shard: Shard = (0, 1),
     store: str | None = None,
     compress: bool = False,
+    max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> ExtractionReport:
     """Embed every window of a manifest and keep the result; blocks that are there already are left alone.
@@ -127,6 +132,8 @@ def extract(
         Back end of a new cache; Zarr unless said otherwise. No part of the identity.
     compress : bool
         Compress all of a new Zarr cache; of embeddings it saves about 6 %, and costs most of the reading speed.
+    max_pixels : int
+        Images and masks with more pixels are rejects; raise it for files that you trust. No part of the identity.
     progress : callable, optional
         Called with the number of windows done and in all.
 
@@ -169,7 +176,7 @@ def extract(
         drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
         if retry_rejects:
             _forget_rejects(writer)
-        done = fill(writer, planned, manifest, backbone, progress)
+        done = fill(writer, planned, manifest, backbone, progress, max_pixels=max_pixels)
         rejected = tuple(reject for block in writer.blocks for reject in writer.rejects(block))
         _require_some(rejected, writer)
     return ExtractionReport(Path(path), writer.n_windows, done, writer.n_windows - done, rejected, drift)
@@ -192,34 +199,51 @@ def cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CachePl
     )
 
 
-def fill(writer: CacheWriter, planned: Plan, manifest: Manifest, backbone: Backbone, progress: Progress | None) -> int:
+def fill(
+    writer: CacheWriter,
+    planned: Plan,
+    manifest: Manifest,
+    backbone: Backbone,
+    progress: Progress | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> int:
     """Compute the missing blocks of a writer's shard, and return the number of their windows.
 
-    It decodes ahead and writes behind: three blocks are in work at a time, each in another stage.
+    Images are decoded ahead and blocks written behind, in threads; what is in work is bounded.
     """
     layout, missing = writer.layout, writer.missing
     spec = layout.spec
     windows = [planned.windows[slice(*layout.block_range(block))] for block in missing]
     total, left = writer.n_windows, sum(map(len, windows))
-    tell = progress or _silent
-    tell(total - left, total)
-    behind: Future[None] | None = None
+    tell, done = progress or _silent, total - left
+    tell(done, total)
+    behind: deque[tuple[Future[None], int]] = deque()
     with (
-        decoded_ahead(manifest, windows, spec.model.window_px, degradations_of(spec)) as decoded,
-        ThreadPoolExecutor(1, thread_name_prefix="dlprobe-write") as disk,
+        decoded_ahead(manifest, windows, spec.model, degradations_of(spec)) as decoded,
+        ThreadPoolExecutor(WRITERS, thread_name_prefix="dlprobe-write") as disk,
     ):
-        done = total - left
-        for number, (block, images) in enumerate(zip(missing, decoded, strict=True)):
+        for block, part, images in zip(missing, windows, decoded, strict=True):
             content = compute_block(backbone, manifest, layout, block, images)
-            if behind:
-                behind.result()
-                done += len(windows[number - 1])
+            while len(behind) >= WRITERS:
+                done += _written(behind)
                 tell(done, total)
-            behind = disk.submit(writer.write_block, block, content.arrays, content.images, content.rejects)
-        if behind:
-            behind.result()
-            tell(total, total)
+            behind.append((disk.submit(_write, writer, block, content), len(part)))
+        while behind:
+            done += _written(behind)
+            tell(done, total)
     return left
+
+
+def _write(writer: CacheWriter, block: int, content: BlockContent) -> None:
+    whole = with_moments(content)
+    writer.write_block(block, whole.arrays, whole.images, whole.rejects)
+
+
+def _written(behind: deque[tuple[Future[None], int]]) -> int:
+    future, count = behind.popleft()
+    future.result()
+    return count
 
 
 def _silent(_done: int, _total: int) -> None:

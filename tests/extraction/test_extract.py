@@ -124,11 +124,11 @@ def test_the_order_of_images_depends_on_the_seed_and_keeps_windows_together(mani
     assert list(images) != list(plan(manifest, backbone.spec, stride_px=40, seed=1).windows[:, 0])
 
 
-def test_blocks_hold_64_mib_at_most_64_windows_and_no_more_than_there_are(manifest, backbone):
+def test_blocks_hold_128_mib_at_most_64_windows_and_no_more_than_there_are(manifest, backbone):
     assert plan(manifest, backbone.spec).cache_spec.block_windows == len(plan(manifest, backbone.spec).windows)
     assert plan(manifest, backbone.spec, stride_px=1).cache_spec.block_windows == 64
     wide = replace(backbone.spec, width=2**18)
-    assert plan(manifest, wide, stride_px=9).cache_spec.block_windows == (64 << 20) // (16 * 2**18 * 2)
+    assert plan(manifest, wide, stride_px=9).cache_spec.block_windows == (128 << 20) // (16 * 2**18 * 2)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

@@ -11,8 +11,10 @@ from dlprobe.probes.heads import OBJECTIVES
 from dlprobe.probes.losses import target_basis
 from dlprobe.probes.multihead import objectives
 from dlprobe.probes.multihead.objectives import Importance, Labels, objective
+from dlprobe.probes.multihead.workers import Workers
 
 WINDOWS, PATCHES, COLUMNS, SMOOTH = 4, 31, 3, 1e-3
+WORKERS = Workers(torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,7 @@ def run(name, logits, targets, counts=None, *, positive=1.0, classes=1):
     importance = Importance(counts, torch.full((logits.shape[-1],), positive, dtype=torch.float64))
     gradient = logits.detach().clone()
     made = objective(name, classes, SMOOTH)
-    loss = made.differentiate(gradient, Labels(basis, basis.sum(dim=1)), importance)
+    loss = made.differentiate(gradient, Labels(basis, basis.sum(dim=1)), importance, WORKERS)
     return loss, gradient
 
 

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.probes.heads import HeadSpec
+    from dlprobe.probes.multihead.workers import Workers
 
     Embeddings = NDArray[np.float16] | NDArray[np.float32]
 
 WindowWeights = Literal["poisson", "ones"]
-#: Rows converted at a time: a float32 tile of 768 features is then 1.5 MB, which stays in the cache of the processor.
-TILE_ROWS = 512
+#: Rows that a thread converts at a time: a float32 tile of 768 features then takes 0.8 MB, which its cache holds.
+TILE_ROWS = 256
 _POISSON_MAX = 20
+#: Share of a device's free memory that embeddings may take by default.
+DEVICE_SHARE = 0.7
 
 
 class HeadBatch(NamedTuple):
@@ -140,6 +143,60 @@ class WindowCounter:
         return counts
 
 
+class ResidentWindows:
+    """Windows by their global numbers, in the dtype they came in, up to a number of bytes.
+
+    Parameters
+    ----------
+    device : torch.device
+    capacity_bytes : int or None
+        What the windows may take; None means a share of a CUDA device's free memory, and nothing on a CPU, where the
+        caller's own cache does as well.
+    """
+
+    def __init__(self, device: torch.device, capacity_bytes: int | None) -> None:
+        self._device = device
+        if capacity_bytes is None:
+            capacity_bytes = int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+        self._capacity_bytes = capacity_bytes
+        self._slots: dict[int, tuple[int, int]] = {}
+        self._chunks: list[torch.Tensor] = []
+        self._used_bytes = 0
+
+    def embeddings(self, batch: HeadBatch) -> torch.Tensor:
+        """Return the embeddings of a batch, (n, patches, width), reading them unless all are here."""
+        numbers = batch.windows.tolist()
+        if numbers and all(number in self._slots for number in numbers):
+            return self._gather(numbers)
+        read = as_tensor(batch.read())
+        if not self._capacity_bytes:
+            return read
+        moved = read.to(self._device)
+        self._keep(batch.windows, moved)
+        return moved
+
+    def _gather(self, numbers: list[int]) -> torch.Tensor:
+        places = np.array([self._slots[number] for number in numbers])
+        first = self._chunks[places[0, 0]]
+        result = torch.empty((len(numbers), *first.shape[1:]), dtype=first.dtype, device=self._device)
+        for chunk in np.unique(places[:, 0]):
+            here = np.flatnonzero(places[:, 0] == chunk)
+            rows = torch.from_numpy(places[here, 1]).to(self._device)
+            result[torch.from_numpy(here).to(self._device)] = self._chunks[chunk][rows]
+        return result
+
+    def _keep(self, windows: NDArray[np.int64], moved: torch.Tensor) -> None:
+        """Keep those windows of a batch that are new, as long as there is room."""
+        new = [i for i, number in enumerate(windows.tolist()) if number not in self._slots]
+        size = moved[:1].numel() * moved.element_size()
+        new = new[: max(0, (self._capacity_bytes - self._used_bytes) // max(size, 1))]
+        if not new:
+            return
+        self._used_bytes += len(new) * size
+        self._slots.update({int(windows[i]): (len(self._chunks), row) for row, i in enumerate(new)})
+        self._chunks.append(moved[torch.tensor(new, device=self._device)])
+
+
 class Centring:
     """Subtracts one mean from embeddings in float32, tile by tile, into one buffer that every step reuses.
 
@@ -151,14 +208,15 @@ class Centring:
     centre : ndarray of float32, shape (width,)
     dtype : torch.dtype
         Of the result.
+    workers : Workers
     device : torch.device
     """
 
-    def __init__(self, centre: NDArray[np.float32], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, centre: NDArray[np.float32], dtype: torch.dtype, workers: Workers, device: torch.device) -> None:
+        self._workers = workers
         self._centre = torch.as_tensor(centre, device=device)
         self._dtype = dtype
         self._device = device
-        self._tile = torch.empty((0, len(centre)), device=device)
         self._buffer = torch.empty((0, len(centre)), dtype=dtype, device=device)
 
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
@@ -167,16 +225,18 @@ class Centring:
         if len(self._buffer) < len(rows):
             self._buffer = torch.empty((len(rows), rows.shape[1]), dtype=self._dtype, device=self._device)
         result = self._buffer[: len(rows)]
-        step = TILE_ROWS if self._device.type == "cpu" else max(len(rows), 1)
-        if len(self._tile) < step:
-            self._tile = torch.empty((step, rows.shape[1]), device=self._device)
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            tile = self._tile[: len(part)]
-            tile.copy_(part)
-            tile.sub_(self._centre)
-            result[start : start + len(part)].copy_(tile)
+        self._workers.map(lambda part: self._centre_into(rows[part], result[part]), len(rows))
         return result
+
+    def _centre_into(self, rows: torch.Tensor, result: torch.Tensor) -> None:
+        step = TILE_ROWS if self._device.type == "cpu" else len(rows)
+        buffer = torch.empty((min(step, len(rows)), rows.shape[1]), device=self._device)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            tile = buffer[: len(rows[part])]
+            tile.copy_(rows[part])
+            tile.sub_(self._centre)
+            result[part].copy_(tile)
 
 
 def as_tensor(array: NDArray[np.generic]) -> torch.Tensor:

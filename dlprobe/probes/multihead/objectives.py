@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dlprobe.probes.multihead.workers import Workers
+
 #: Numbers of a tile between the matrix products, so that it stays in the cache of the processor.
 TILE_NUMBERS = 1 << 18
 FOCAL_POWER = 2  # Lin et al. 2017, section 4.1
@@ -57,7 +59,7 @@ class Importance(NamedTuple):
 class Objective(Protocol):
     """What is minimised, for columns that share it and a scheme."""
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance) -> Tensor:
+    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
         """Turn logits into gradients by logit, in place.
 
         Parameters
@@ -65,6 +67,7 @@ class Objective(Protocol):
         logits : Tensor, shape (windows, patches, columns)
         labels : Labels
         importance : Importance
+        workers : Workers
 
         Returns
         -------
@@ -77,14 +80,21 @@ class Objective(Protocol):
 class Tiled(ABC):
     """An objective that needs no more of a batch than sums over patches."""
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance) -> Tensor:
+    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
         """Turn logits into gradients by logit, in place, and return the losses."""
-        tiles = tile_windows(logits)
-        sums = torch.cat([self._gather(logits[tile], labels.basis[tile]) for tile in tiles])
-        loss, coefficients = self._settle(sums, labels, importance)
-        coefficients = coefficients.to(logits.dtype)
-        for tile in tiles:
-            self._slope(logits[tile], labels.basis[tile], coefficients[tile])
+
+        def gather(part: slice) -> list[Tensor]:
+            return [self._gather(logits[tile], labels.basis[tile]) for tile in tile_windows(logits, part)]
+
+        sums = torch.cat([tile for part in workers.map(gather, len(logits)) for tile in part])
+        loss, settled = self._settle(sums, labels, importance)
+        coefficients = settled.to(logits.dtype)
+
+        def slope(part: slice) -> None:
+            for tile in tile_windows(logits, part):
+                self._slope(logits[tile], labels.basis[tile], coefficients[tile])
+
+        workers.map(slope, len(logits))
         return loss
 
     @abstractmethod
@@ -251,8 +261,13 @@ class Lovasz:
     Errors are sorted for each column, in float32; targets are decided at one half.
     """
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance) -> Tensor:
-        """Turn logits into gradients by logit, in place, and return the losses."""
+    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
+        """Turn logits into gradients by logit, in place, and return the losses; threads share out the columns."""
+        parts = workers.map(lambda part: self._columns(logits[..., part], labels, importance, part), logits.shape[-1])
+        return torch.cat(parts)
+
+    def _columns(self, logits: Tensor, labels: Labels, importance: Importance, part: slice) -> Tensor:
+        importance = Importance(importance.counts[:, part], importance.positive[part])
         target = _exact(labels.basis[..., :1] >= 0.5)
         weight = _exact(labels.basis[..., 1:]) * importance.counts[:, None, :]
         weight = weight * torch.where(target > 0, importance.positive, 1.0)
@@ -296,11 +311,11 @@ def objective(name: str, classes: int, smooth: float) -> Objective:
     return made[name]()
 
 
-def tile_windows(logits: Tensor) -> list[slice]:
-    """Return slices of windows that are worked on together; all of them on a device."""
+def tile_windows(logits: Tensor, part: slice) -> list[slice]:
+    """Return slices of a part of the windows that are worked on together; all of them on a device."""
     n_windows, patches, columns = logits.shape
     step = n_windows if logits.is_cuda else max(1, TILE_NUMBERS // (patches * columns))
-    return [slice(start, min(start + step, n_windows)) for start in range(0, n_windows, step)]
+    return [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
 
 
 def _sums(values: Tensor, basis: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dlprobe.probes.heads import HeadSpec
     from dlprobe.probes.multihead.columns import Folded
     from dlprobe.probes.multihead.objectives import Labels
+    from dlprobe.probes.multihead.workers import Workers
 
 #: Columns of one matrix product. It bounds memory: a panel holds one number for each of its columns and patches.
 PANEL_COLUMNS = 512
@@ -91,12 +92,21 @@ class PanelEngine:
         Smoothing of region losses.
     dtype : torch.dtype
         Of the operands of the matrix products.
+    workers : Workers
     device : torch.device
     """
 
     def __init__(
-        self, heads: Sequence[HeadSpec], width: int, smooth: float, dtype: torch.dtype, device: torch.device
+        self,
+        heads: Sequence[HeadSpec],
+        *,
+        width: int,
+        smooth: float,
+        dtype: torch.dtype,
+        workers: Workers,
+        device: torch.device,
     ) -> None:
+        self._workers = workers
         self._panels = cut_panels(heads)
         self._objectives: dict[tuple[str, str], Objective] = {
             (head.objective, head.scheme): objective(head.objective, head.n_logits, smooth) for head in heads
@@ -135,12 +145,23 @@ class PanelEngine:
         for panel in self._panels:
             logits = self._buffer(len(counts), rows, panel)
             flat = logits.view(len(rows), -1)
-            torch.addmm(bias[panel.columns], rows, weights[panel.columns].T, out=flat)
+            self._forward(rows, weights[panel.columns], bias[panel.columns], flat)
             for run in panel.runs:
                 self._differentiate(logits[..., run.columns], run, panel.columns.start, labels[run.scheme], counts)
-            self._gradients.weights[panel.columns] = flat.T @ rows
-            self._gradients.bias[panel.columns] = flat.sum(dim=0, dtype=torch.float32)
+            self._backward(rows, flat, panel)
         return self._gradients
+
+    def _forward(self, rows: Tensor, weights: Tensor, bias: Tensor, logits: Tensor) -> None:
+        self._workers.map(lambda part: torch.addmm(bias, rows[part], weights.T, out=logits[part]), len(rows))
+
+    def _backward(self, rows: Tensor, gradients: Tensor, panel: Panel) -> None:
+        def multiply(part: slice) -> tuple[Tensor, Tensor]:
+            mine = gradients[part]
+            return (mine.T @ rows[part]).float(), mine.sum(dim=0, dtype=torch.float32)
+
+        weights, bias = zip(*self._workers.map(multiply, len(rows)), strict=True)
+        torch.sum(torch.stack(weights), dim=0, out=self._gradients.weights[panel.columns])
+        torch.sum(torch.stack(bias), dim=0, out=self._gradients.bias[panel.columns])
 
     def _buffer(self, n_windows: int, rows: Tensor, panel: Panel) -> Tensor:
         n_columns = panel.columns.stop - panel.columns.start
@@ -154,7 +175,7 @@ class PanelEngine:
         columns = slice(start + run.columns.start, start + run.columns.stop)
         importance = Importance(counts[:, columns], self._positive_weight[columns])
         minimised = self._objectives[run.objective, run.scheme]
-        self._gradients.loss[columns] = minimised.differentiate(logits, labels, importance)
+        self._gradients.loss[columns] = minimised.differentiate(logits, labels, importance, self._workers)
         if run.objective == "dice-window":
             sizes = logits.abs().sum(dim=1, dtype=torch.float32)
             lone = (labels.sums[:, -2] == 0).float()

@@ -13,6 +13,7 @@ from dlprobe.probes.losses import SMOOTH, target_basis
 from dlprobe.probes.multihead.batches import (
     Centring,
     HeadBatch,
+    ResidentWindows,
     WindowCounter,
     WindowWeights,
     as_tensor,
@@ -22,7 +23,7 @@ from dlprobe.probes.multihead.columns import Columns
 from dlprobe.probes.multihead.ledger import FittedHead, Ledger, identity_of_fit, read_checkpoint, write_checkpoint
 from dlprobe.probes.multihead.objectives import Labels
 from dlprobe.probes.multihead.panels import Gradients, PanelEngine, column_order
-from dlprobe.probes.multihead.resident import ResidentWindows
+from dlprobe.probes.multihead.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -120,17 +121,17 @@ def fit_heads(
         "watched": watch is not None,
     }
     _check(heads, settings)
-    fit = _Fit(heads, moments, settings, _device(device), layers or {})
-    fit.resident = ResidentWindows(fit.device, resident_bytes)
     store = _Store(checkpoint, identity_of_fit(heads, moments, settings)) if checkpoint is not None else None
-    start = store.restore(fit) if store else 0
-    for epoch in range(start, epochs):
-        if not fit.index:
-            break
-        fit.epoch(epoch, batches(epoch), progress)
-        fit.close_epoch(epoch, watch, patience)
-        if store:
-            store.write(fit, epoch + 1)
+    with Workers(_device(device)) as workers:
+        fit = _Fit(heads, moments, settings, workers, layers or {})
+        fit.resident = ResidentWindows(fit.device, resident_bytes)
+        for epoch in range(store.restore(fit) if store else 0, epochs):
+            if not fit.index:
+                break
+            fit.epoch(epoch, batches(epoch), progress)
+            fit.close_epoch(epoch, watch, patience)
+            if store:
+                store.write(fit, epoch + 1)
     return [fit.ledger.fitted(i) for i in range(len(heads))]
 
 
@@ -142,11 +143,12 @@ class _Fit:
         heads: Sequence[HeadSpec],
         moments: GroupMoments,
         settings: Mapping[str, Any],
-        device: torch.device,
+        workers: Workers,
         layers: Mapping[int, slice],
     ) -> None:
         self.settings = settings
-        self.device = device
+        self.workers = workers
+        self.device = device = workers.device
         self.dtype = _DTYPES[settings["precision"]]
         self.width = moments.sum.shape[1]
         self.steps_per_epoch: int = settings["steps_per_epoch"]
@@ -163,7 +165,7 @@ class _Fit:
             device=device,
         )
         self.resident = ResidentWindows(device, 0)
-        self.centring = Centring(centre, self.dtype, device)
+        self.centring = Centring(centre, self.dtype, self.workers, device)
         self._arrange()
 
     @property
@@ -177,7 +179,14 @@ class _Fit:
         self.classes = {head.scheme: head.n_logits for head in heads}
         self.schemes = sorted(self.classes)
         self.counter = WindowCounter(heads, self.settings["window_weights"])
-        self.engine = PanelEngine(heads, self.width, self.settings["smooth"], self.dtype, self.device)
+        self.engine = PanelEngine(
+            heads,
+            width=self.width,
+            smooth=self.settings["smooth"],
+            dtype=self.dtype,
+            workers=self.workers,
+            device=self.device,
+        )
         self.at = self.ledger.columns_of(self.index)
         self.kind = [(head.scheme, each) for head in heads for each in range(head.n_logits)]
         self.starts = np.cumsum([0, *(head.n_logits for head in heads)])[:-1]
@@ -216,10 +225,11 @@ class _Fit:
         if embeddings.shape[-1] != self.width:
             msg = f"a batch has embeddings of width {embeddings.shape[-1]}, its moments have width {self.width}"
             raise ProbeError(msg)
-        rows = self.centring(embeddings)
-        found: Gradients = self.engine(rows, self.columns.folded(), labels, times)
+        with self.workers.alone():
+            rows = self.centring(embeddings)
+            found: Gradients = self.engine(rows, self.columns.folded(), labels, times)
+            self.columns.update(found.weights, found.bias, number)
         self.totals += torch.stack([found.loss, found.lone, found.all])
-        self.columns.update(found.weights, found.bias, number)
 
     def _labels(self, targets: NDArray[np.generic], classes: int) -> Labels:
         basis = target_basis(as_tensor(targets).to(self.device), torch.float32, classes)

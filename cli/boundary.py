@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 from typer.core import TyperGroup
@@ -35,3 +36,12 @@ class Boundary(TyperGroup):
 def talk(text: str, colour: str | None = None) -> None:
     """Say something to the user on stderr."""
     typer.secho(text, err=True, fg=colour)
+
+
+def expect_damage() -> None:
+    """Silence what Pillow says of damaged files: each of them becomes a reject with a reason.
+
+    This is the program's to decide and not the library's: Python's filters belong to the process, and no thread can
+    change them for itself.
+    """
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

@@ -1,4 +1,4 @@
-"""Commands that fill caches: scan, extract, backbones."""
+"""Commands that fill caches: extract, backbones."""
 
 from __future__ import annotations
 
@@ -8,40 +8,10 @@ from typing import Annotated
 
 import typer
 
-from .boundary import EXIT_REJECTS, talk
-from .options import BatchOpt, DeviceOpt, JsonOpt, PrecisionOpt, RootOpt, WeightsOpt
+from .boundary import EXIT_REJECTS, expect_damage, talk
+from .options import BatchOpt, DeviceOpt, JsonOpt, MaxPixelsOpt, PrecisionOpt, RootOpt, WeightsOpt
 from .output import emit
 from .progress import progress_bar
-
-
-def scan(
-    root: Annotated[Path, typer.Argument(help="Folder of the data set, or a table for the layout csv.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write: .parquet, or .csv inside ROOT.")],
-    layout: Annotated[str, typer.Option("--layout", help="How the data set lies on disk.")] = "csv",
-    variant: Annotated[str, typer.Option("--variant", help="Variant of everything in ROOT/images (folder).")] = "",
-    dataset: Annotated[str, typer.Option("--dataset", help="Name of the data set where it has none.")] = "",
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are findings.")] = False,
-    as_json: JsonOpt = False,
-) -> None:
-    """Read a data set's layout, look for faults, and write the manifest."""
-    from dlprobe.data import scan as run
-
-    given = {"variant": variant, "dataset": dataset}
-    with progress_bar("scan", "images") as progress:
-        result = run(root, layout, progress=progress, **{name: value for name, value in given.items() if value})
-    result.manifest.write(out)
-    frame = result.manifest.frame
-    counts = frame.groupby(["variant", "generator", "split"]).agg(
-        images=("path", "size"), sources=("source_id", "nunique")
-    )
-    emit(counts.reset_index().to_dict("records"), as_json=as_json)
-    for finding in result.findings:
-        talk(f"finding: {finding.name}: {finding.detail}")
-    for reject in result.rejects:
-        talk(f"rejected: {reject.path}: {reject.reason}")
-    talk(f"{len(frame)} images in {out}, {len(result.rejects)} rejected, {len(result.findings)} findings")
-    if result.rejects or (strict and result.findings):
-        raise typer.Exit(EXIT_REJECTS)
 
 
 def extract(
@@ -68,6 +38,7 @@ def extract(
         str | None, typer.Option("--degrade", help="Preset, or chain such as 'jpeg:quality=80', of degraded views.")
     ] = None,
     shard: Annotated[str, typer.Option("--shard", help="'I/N': every N-th block from block I on, from 0.")] = "0/1",
+    max_pixels: MaxPixelsOpt = None,
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print windows, bytes and ETA; write nothing.")] = False,
@@ -79,6 +50,7 @@ def extract(
     from dlprobe.extraction import estimate, plan
     from dlprobe.extraction import extract as run
 
+    expect_damage()
     table = Manifest.read(manifest, root)
     model = load_backbone(
         backbone,
@@ -113,6 +85,7 @@ def extract(
             shard=_shard(shard),
             retry_rejects=retry_rejects,
             allow_mixed=allow_mixed,
+            **({} if max_pixels is None else {"max_pixels": max_pixels}),
             progress=progress,
         )
     if report.drifted:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cache, extraction, fitting, images
+from . import cache, extraction, fitting, images, scanning
 from .boundary import Boundary
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ def demo(
     typer.echo(f"report: {result.report}")
 
 
-app.command()(extraction.scan)
+app.command()(scanning.scan)
 app.command()(extraction.extract)
 app.command()(extraction.backbones)
 app.command()(fitting.fit)

@@ -19,3 +19,7 @@ PrecisionOpt = Annotated[
 ]
 BatchOpt = Annotated[int | None, typer.Option("--batch-size", min=1, help="Windows per forward pass.")]
 RootOpt = Annotated[Path | None, typer.Option("--root", help="Folder of the images, if the manifest's own has moved.")]
+MaxPixelsOpt = Annotated[
+    int | None,
+    typer.Option("--max-pixels", min=1, help="Larger images are rejects (89,478,485); raise it for files you trust."),
+]

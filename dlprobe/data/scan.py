@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import Parameter, signature
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -76,6 +76,12 @@ class ScanResult:
             "rejects": len(self.rejects),
             "ignored": len(self.ignored),
         }
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """Images and photographs for each combination of variant, generator and split."""
+        kinds = self.manifest.frame.groupby(["variant", "generator", "split"])
+        return kinds.agg(images=("path", "size"), sources=("source_id", "nunique")).reset_index()
 
     @property
     def faults(self) -> list[Finding]:
@@ -159,7 +165,11 @@ def scan(
         max_pixels=max_pixels,
         progress=_offset(progress, len(records)),
     )
-    rejects = [item._replace(path=_printable(item.path)) for item in rejects]
+    rejects = [item._replace(path=_printable(item.path), reason=_printable(item.reason)) for item in rejects]
+    findings = [
+        replace(each, detail=_printable(each.detail), examples=tuple(map(_printable, each.examples)))
+        for each in findings
+    ]
     return ScanResult(manifest, rejects, findings, ignored, len(files), listed)
 
 
@@ -307,4 +317,5 @@ def _offset(progress: Progress | None, start: int) -> Progress | None:
 
 
 def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Return a name as any terminal, page and file can hold it."""
+    return UNSTORABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

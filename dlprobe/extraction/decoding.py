@@ -82,12 +82,16 @@ def images_of(windows: NDArray[np.int32]) -> list[ImageWindows]:
 
 
 def decode(
-    manifest: Manifest, part: ImageWindows, model: ModelSpec, degradations: Degradations | None = None
+    manifest: Manifest,
+    part: ImageWindows,
+    model: ModelSpec,
+    degradations: Degradations | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Crops | Unreadable:
     """Read one image and its mask, degrade them for a view other than the clean one, and cut the windows."""
     row = manifest.frame.iloc[part.image]
     try:
-        sample = read_sample(manifest.root, row, model.window_px)
+        sample = read_sample(manifest.root, row, model.window_px, max_pixels=max_pixels)
         if degradations is not None:
             sample = view_sample(sample, degradations.preset, degradations.seed, part.view, row["path"])
     except DataError as error:
@@ -124,13 +128,9 @@ def decoded_ahead(
     max_pixels : int
         Larger images are unreadable.
     """
-
-    def submit(part: ImageWindows) -> Future[Crops | Unreadable]:
-        return pool.submit(decode, manifest, part, window_px, degradations, max_pixels=max_pixels)
-
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="dlprobe-decode") as pool:
         try:
-            yield _ahead(lambda part: pool.submit(decode, manifest, part, model, degradations), blocks)
+            yield _ahead(lambda part: pool.submit(decode, manifest, part, model, degradations, max_pixels), blocks)
         finally:
             pool.shutdown(cancel_futures=True)
 

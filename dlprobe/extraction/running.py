@@ -220,7 +220,7 @@ def fill(
     tell(done, total)
     behind: deque[tuple[Future[None], int]] = deque()
     with (
-        decoded_ahead(manifest, windows, spec.model, degradations_of(spec)) as decoded,
+        decoded_ahead(manifest, windows, spec.model, degradations_of(spec), max_pixels=max_pixels) as decoded,
         ThreadPoolExecutor(WRITERS, thread_name_prefix="dlprobe-write") as disk,
     ):
         for block, part, images in zip(missing, windows, decoded, strict=True):

@@ -59,7 +59,7 @@ def iou_by_kind(results: pd.DataFrame, scheme: str | None = None) -> bytes:
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"IoU of INPAINTED patches at score 0.5 (scheme {chosen})")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12 - 0.6 / max(1, len(kinds))), ncols=3)
+    figure.legend(fontsize="small", loc="outside upper center", ncols=3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

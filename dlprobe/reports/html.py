@@ -91,12 +91,12 @@ def write_report(
     main = read_run(run)
     target = Path(out) if out is not None else main.path / REPORT_NAME
     others = [(name, read_run(path)) for name, path in more_runs]
-    sections = [*_sections(main), *(_comparisons(other, name) for name, other in others)]
+    sections = [*_sections(main), *(_comparisons(other, name, other.record["notes"]) for name, other in others)]
     environment = Environment(loader=PackageLoader("dlprobe.reports"), autoescape=select_autoescape(["html"]))
     html = environment.get_template("report.html").render(
         title=title,
         lead=list(lead),
-        notes=[note for one in (main, *(other for _, other in others)) for note in one.record["notes"]],
+        notes=main.record["notes"],
         sections=sections,
         pictures=[_embedded(picture) for picture in pictures],
         footer=[line for one in (main, *(other for _, other in others)) for line in _provenance(one)],
@@ -125,7 +125,7 @@ def _sections(run: Run) -> list[Section]:
     return [scores, _comparisons(run, "Paired comparisons"), _other_metrics(results)]
 
 
-def _comparisons(run: Run, title: str) -> Section:
+def _comparisons(run: Run, title: str, notes: Sequence[str] = ()) -> Section:
     table = run.tables["comparisons"]
     header = ["comparison", "model", "kind", "metric", "difference", "p", "p (Holm)", "sources"]
     rows = [
@@ -147,6 +147,7 @@ def _comparisons(run: Run, title: str) -> Section:
     text = [
         "Differences source by source, with 95 % intervals and sign-flip p, adjusted by Holm over this table.",
         "Tinted: kinds in which the probe does not surely beat marking everything.",
+        *notes,
     ]
     return Section(title, header, rows, text)
 

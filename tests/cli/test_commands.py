@@ -75,7 +75,7 @@ def test_help_and_version_load_no_heavy_library():
 
 def test_scan_counts_on_stdout_and_talks_on_stderr(tiny, tmp_path):
     result = dlprobe("scan", tiny / "data", "-o", tmp_path / "m.parquet", "--json")
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    rows = [row for row in map(json.loads, result.stdout.splitlines()) if row["kind"] == "count"]
     assert sum(row["images"] for row in rows) == 8 * 13
     assert {row["variant"] for row in rows} == {"real", "ae", "sp", "fr"}
     assert "104 images" in result.stderr

@@ -350,7 +350,9 @@ def test_each_image_is_decoded_once_for_each_block_that_it_touches(manifest, bac
 
     decoded, read = [], decoding.read_sample
     monkeypatch.setattr(
-        decoding, "read_sample", lambda root, row, px: decoded.append(row["path"]) or read(root, row, px)
+        decoding,
+        "read_sample",
+        lambda root, row, *given, **named: decoded.append(row["path"]) or read(root, row, *given, **named),
     )
     extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
     windows = open_cache(tmp_path / "cache").windows

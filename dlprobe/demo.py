@@ -39,6 +39,8 @@ FLOOR_WEIGHTS = "random:0"
 #: What the floor is measured on: a ViT-S takes half a second a window on two cores.
 FLOOR_GENERATORS = ("", "pca", "telea+pca", "ns+pca", "donor+pca")
 FLOOR_SOURCES = 10
+#: Of the sliding window, at windows of 504 px.
+STRIDE_PX = 128
 #: Longest side of a photograph in the demo: larger ones would only add windows.
 SIDE_PX = 640
 FIT = FitSettings(
@@ -144,6 +146,7 @@ def _prepared(folder: Path) -> Path:
 
 def _pictures(fit: FitResult, manifest: Manifest, backbone: Backbone) -> Iterator[Picture]:
     """Localize, of each kind, the image whose score is the median, and the best and worst of the spliced ones."""
+    stride_px = round(STRIDE_PX * backbone.spec.window_px / 504)
     for row in _examples(fit.images):
         image = manifest.frame.set_index("path").loc[row.path]
         pixels = read_image(manifest.root / row.path)
@@ -151,7 +154,7 @@ def _pictures(fit: FitResult, manifest: Manifest, backbone: Backbone) -> Iterato
         if image["mask"]:
             truth = read_mask(manifest.root / image["mask"], (pixels.shape[0], pixels.shape[1]))
         probe = fit.probes[f"{slug(BACKBONE)}/{FOLDS_FOLDER}/dice-{TRUTH_SCHEME}-{row.fold}"]
-        scores = score_map(pixels, backbone, probe).inpainted
+        scores = score_map(pixels, backbone, probe, stride_px=stride_px).inpainted
         marked = scores >= 0.5
         union = (marked | truth).sum()
         quality = f"IoU {(marked & truth).sum() / union:.2f}" if truth.any() else f"false area {marked.mean():.3f}"

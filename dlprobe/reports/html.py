@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +42,14 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A titled table, with a figure or not; `lost` rows are tinted."""
+    """A titled table, with a figure or not, folded away or not; `lost` rows are tinted."""
 
     title: str
     header: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     figure: str = ""
+    folded: bool = False
 
 
 def write_report(
@@ -163,7 +165,7 @@ def _other_metrics(results: pd.DataFrame) -> Section:
                 row.scheme,
                 row.metric,
                 with_interval(row.value, row.low, row.high),
-                f"{row.everything:.3f}",
+                with_interval(row.everything, nan, nan),
                 row.n_sources,
                 row.n_images,
                 row.setting,
@@ -176,7 +178,7 @@ def _other_metrics(results: pd.DataFrame) -> Section:
     text = [
         "The suffix _val means: at the threshold chosen on validation sources. iou_own: against the scheme's target."
     ]
-    return Section("All metrics by variant", header, rows, text)
+    return Section("All metrics by variant", header, rows, text, folded=True)
 
 
 def _provenance(run: Run) -> list[str]:

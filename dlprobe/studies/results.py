@@ -176,15 +176,20 @@ def overview(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def losses_to_everything(comparisons: pd.DataFrame) -> list[str]:
-    """Return one line for each kind of fake in which the probe does not surely beat marking everything."""
+    """Return one line for each model that names the kinds of fake in which it does not surely beat marking everything.
+
+    Surely: the interval of the difference in IoU lies above 0. Kinds with too few sources for an interval are left out.
+    """
     if comparisons.empty:
         return []
-    against = comparisons[comparisons["comparison"] == "dice - everything"]
-    lost = against[~(against["low"] > 0)]
+    against = comparisons[(comparisons["comparison"] == "dice - everything") & comparisons["low"].notna()]
+    lost = against[against["low"] <= 0]
     return [
-        f"{row.model}: on {row.kind} the probe does not surely beat marking everything: "
-        f"IoU {with_interval(row.difference, row.low, row.high, signed=True)}"
-        for row in lost.itertuples()
+        f"{model}: does not surely beat marking everything on "
+        + ", ".join(
+            f"{row.kind} ({with_interval(row.difference, row.low, row.high, signed=True)})" for row in part.itertuples()
+        )
+        for model, part in lost.groupby("model", sort=False)
     ]
 
 

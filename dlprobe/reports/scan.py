@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dlprobe.data.audit.examine import Examination, Subject, examine, grey_levels
-from dlprobe.data.images import MASK_THRESHOLD, MAX_PIXELS, read_image
+from dlprobe.data.images import IMAGE_SUFFIXES, MASK_THRESHOLD, MAX_PIXELS, read_image
 from dlprobe.errors import DataError, OutputError
 from dlprobe.publish import publish
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 PICTURE_PX = 300
 MOST_IMAGES, MOST_REJECTS = 60, 200
 _QUALITY_PCT = 88
-#: A difference whose strongest pixels reach this many grey levels is shown as it is; weaker ones are amplified.
-_FULL_LEVELS = 255.0
+_OUTLINE_RGB = (255, 140, 0)
+_BRIGHT_PERCENTILE = 99
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
@@ -152,7 +152,7 @@ class _Exhibition:
         try:
             pixels = read_image(self._root / name, max_pixels=self._max_pixels)
         except DataError as error:
-            return Exhibit(name, (), (str(error),)) if (self._root / name).is_file() else None
+            return Exhibit(name, (), (str(error),)) if _is_picture(self._root / name) else None
         return Exhibit(name, (Shot("image", _picture(pixels)),), ("not in the manifest",))
 
     def _record(self, row: dict[str, Any]) -> Exhibit:
@@ -183,6 +183,10 @@ class _Exhibition:
         return read_image(self._root / name, max_pixels=self._max_pixels)
 
 
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
 def _family(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["source_id"], row["width"], row["height"]
 
@@ -203,7 +207,7 @@ def _notes(row: dict[str, Any], found: Examination) -> Iterator[str]:
 
 
 def outlined(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return an image with a mask's border: white within, black without, so that it shows on any ground.
+    """Return an image with a mask's border: orange where the mask is white, black outside it.
 
     Parameters
     ----------
@@ -215,21 +219,21 @@ def outlined(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.ui
     white, cross = mask.astype(np.uint8), np.ones((3, 3), np.uint8)
     drawn = image.copy()
     drawn[(cv2.dilate(white, cross) > 0) & ~mask] = 0
-    drawn[mask & (cv2.erode(white, cross, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0)] = 255
+    drawn[mask & (cv2.erode(white, cross, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0)] = _OUTLINE_RGB
     return drawn
 
 
 def amplified(difference: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """Return a difference made visible, and the factor: its strongest colour becomes white.
+    """Return a difference made visible, and the factor: its brightest hundredth, zeros left out, becomes white.
 
     Parameters
     ----------
     difference : ndarray of uint8, shape (height, width, 3)
         Of two images.
     """
-    strongest = int(difference.max())
-    gain = _FULL_LEVELS / strongest if strongest else 1.0
-    return np.rint(difference * np.float32(gain)).astype(np.uint8), gain
+    changed = difference[difference > 0]
+    gain = 255 / float(np.percentile(changed, _BRIGHT_PERCENTILE)) if changed.size else 1.0
+    return np.rint(np.minimum(difference * np.float32(gain), 255)).astype(np.uint8), gain
 
 
 def _picture(pixels: NDArray[np.uint8]) -> str:

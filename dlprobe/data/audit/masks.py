@@ -1,4 +1,7 @@
-"""What the examinations of a sample add up to: faults of masks, polarity, and variants that the pixels contradict."""
+"""What the examinations of a sample add up to: faults of masks, polarity, and variants that the pixels contradict.
+
+Examples are the worst ones where there is a measure of bad.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,8 @@ def mask_findings(examined: Sequence[Examination]) -> Iterator[Finding]:
         yield from _finding(fault, detail, "error", len(examined), [e for e in examined if e.fault == fault])
     masked = [e for e in examined if e.subject.mask and not e.fault]
     soft = [e for e in masked if e.levels > 2 and not e.subject.mask_kind.endswith("-soft")]
-    inverted = [e for e in masked if polarity(e) < 0]
+    soft.sort(key=lambda e: -e.levels)
+    inverted = sorted((e for e in masked if polarity(e) < 0), key=lambda e: e.inside - e.outside)
     for name, detail, severity, wrong in (
         ("mask-levels", "masks with more than two grey levels, of which those above 127 count", "warning", soft),
         ("mask-dark", "masks not black but nowhere above 127: write 255", "error", [e for e in masked if _dark(e)]),
@@ -74,6 +78,7 @@ def variant_findings(examined: Sequence[Examination]) -> Iterator[Finding]:
             found = wrong[0].verdict.kind if wrong[0].verdict else ""
             said = f"the background is that of {found} in {len(wrong)} of {len(group)}"
             detail = f"declared {variant}{_by(generator)}, but {said}"
+            wrong.sort(key=lambda e: -abs(e.verdict.kept - 0.5) if e.verdict else 0.0)
             paths = tuple(e.subject.path for e in wrong[:5])
             yield Finding("variant-contradicted", detail, len(wrong), "error", paths)
 
@@ -116,6 +121,7 @@ def _mostly_white(masked: Sequence[Examination]) -> Iterator[Finding]:
         white = [e for e in group if e.white_share > SUSPECT_SHARE]
         if 2 * len(white) > len(group):
             detail = f"white covers more than half in {len(white)} of {len(group)} masks{_by(generator)}: inverted?"
+            white.sort(key=lambda e: -e.white_share)
             yield Finding("mask-mostly-white", detail, len(white), "warning", tuple(e.subject.mask for e in white[:5]))
 
 

@@ -138,8 +138,8 @@ def _comparisons(run: Run, title: str, notes: Sequence[str] = ()) -> Section:
                 row.kind,
                 row.metric,
                 with_interval(row.difference, row.low, row.high, signed=True),
-                f"{row.p:.4f}",
-                f"{row.p_holm:.4f}",
+                _p(row.p),
+                _p(row.p_holm),
                 row.n_sources,
             ],
             "lost": row.comparison == "dice - everything" and not row.low > 0,
@@ -152,6 +152,10 @@ def _comparisons(run: Run, title: str, notes: Sequence[str] = ()) -> Section:
         *notes,
     ]
     return Section(title, header, rows, text)
+
+
+def _p(value: float) -> str:
+    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def _other_metrics(results: pd.DataFrame) -> Section:

@@ -253,7 +253,7 @@ def test_source_ids_are_unique_canonical_and_no_photograph_counts_twice(photogra
         "a/same name.png": "coffee",
         "b/same name.png": "brick",
         "b/twin.png": "astronaut",
-        "b/.hidden.png": "camera",
+        "b/manifest.csv.png": "camera",
     }
     for target, name in copies.items():
         (folder / target).write_bytes((photographs / f"{name}.png").read_bytes())
@@ -261,7 +261,11 @@ def test_source_ids_are_unique_canonical_and_no_photograph_counts_twice(photogra
     ids = sorted(report.manifest.frame["source_id"].unique())
     assert len(ids) == 4
     assert ids[0] == "coco:000000123456"
-    assert [name[:21] for name in ids[1:]] == ["synthesized:hidden", "synthesized:same_name", "synthesized:same_name"]
+    assert [name[:21] for name in ids[1:]] == [
+        "synthesized:manifest_",
+        "synthesized:same_name",
+        "synthesized:same_name",
+    ]
     assert {Path(reject.path).name for reject in report.rejects} == {"COCO_val2014_000000123456.png", "twin.png"}
     assert all("the same photograph as" in reject.reason for reject in report.rejects)
 

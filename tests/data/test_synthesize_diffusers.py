@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -203,9 +204,20 @@ def test_what_cannot_be_loaded_or_asked_is_one_line(inpainting, parts, photograp
         open_backend("diffusers", model=str(inpainting), strength=2.0)
     with pytest.raises(DataError, match="no precision 'half'"):
         open_backend("diffusers", model=str(inpainting), precision="half")
+    with pytest.raises(DataError, match="no device 'cuda:77'"):
+        open_backend("diffusers", model=str(inpainting), device="cuda:77")
     (tmp_path / "model_index.json").write_text('{"_class_name": "DDPMPipeline", "_diffusers_version": "0.30.0"}')
     with pytest.raises(DataError, match="cannot be loaded as an inpainting pipeline"):
         open_backend("diffusers", model=str(tmp_path), device="cpu")
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(DataError, match="cannot be loaded as an inpainting pipeline"):
+        open_backend("diffusers", model=str(tmp_path), device="cpu")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(inpainting, damaged)
+    weights = damaged / "vae/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(DataError, match="cannot be loaded as an inpainting pipeline"):
+        open_backend("diffusers", model=str(damaged), device="cpu")
 
 
 def test_a_pipeline_that_pastes_or_blackens_makes_rejects(inpainting, photographs, tmp_path, monkeypatch):

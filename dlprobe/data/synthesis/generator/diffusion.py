@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from dlprobe.data.synthesis.families import through
 from dlprobe.data.synthesis.generator.backends import Made
@@ -88,8 +89,8 @@ class DiffusionSettings:
         if self.precision != "auto" and self.precision not in DTYPES:
             msg = f"no precision {self.precision!r}; write auto, {', '.join(DTYPES)}"
             raise DataError(msg)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            msg = f"device {self.device} is not there; take cpu or auto"
+        if self.device not in {"auto", "cpu", *_cuda_devices()}:
+            msg = f"no device {self.device!r}; there are {', '.join(['auto', 'cpu', *_cuda_devices()])}"
             raise DataError(msg)
 
 
@@ -168,6 +169,9 @@ class DiffusionSynthesizer:
         except ValueError as error:
             msg = f"{self.settings.model} refuses an image of {width}x{height} px: {_first_line(error)}; change options"
             raise DataError(msg) from error
+        except torch.OutOfMemoryError as error:
+            msg = f"{self.settings.model} has no memory for {width}x{height} px; take a smaller --side or --precision"
+            raise DataError(msg) from error
         if any(getattr(result, "nsfw_content_detected", None) or ()):
             msg = f"the safety checker of {self.settings.model} has blacked an image out; take another seed or prompt"
             raise DataError(msg)
@@ -235,18 +239,10 @@ def _load(settings: DiffusionSettings) -> Any:
     if folder.exists() and not (folder / "model_index.json").is_file():
         msg = f"{folder} has no model_index.json; give a folder that a diffusers pipeline was saved to"
         raise DataError(msg)
-    options: dict[str, Any] = {"use_safetensors": True}  # weights in pickles can run programs
-    if settings.revision:
-        options["revision"] = settings.revision
     with _quietly():
         try:
-            name = diffusers.DiffusionPipeline.load_config(settings.model, **_only(options, "revision"))["_class_name"]
-            direct = getattr(diffusers, name, None) if isinstance(name, str) else None
-            if direct is not None and "mask_image" in signature(direct.__call__).parameters:
-                pipeline = direct.from_pretrained(settings.model, **options)
-            else:
-                pipeline = diffusers.AutoPipelineForInpainting.from_pretrained(settings.model, **options)
-        except (OSError, ValueError) as error:  # the hub's errors are OSErrors
+            pipeline = _inpainting_pipeline(settings)
+        except (OSError, ValueError, ImportError, SafetensorError) as error:  # the hub's errors are OSErrors
             msg = f"{settings.model} cannot be loaded as an inpainting pipeline: {_first_line(error)}; check --model"
             raise DataError(msg) from error
     vae = getattr(pipeline, "vae", None)
@@ -262,8 +258,19 @@ def _load(settings: DiffusionSettings) -> Any:
     return pipeline
 
 
-def _only(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names if name in options}
+def _inpainting_pipeline(settings: DiffusionSettings) -> Any:
+    """Return the stored pipeline where it takes a mask, else its counterpart for inpainting."""
+    import diffusers
+
+    place = {"revision": settings.revision} if settings.revision else {}
+    name = diffusers.DiffusionPipeline.load_config(settings.model, **place).get("_class_name")
+    stored = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if stored is None:
+        msg = f"diffusers has no pipeline class {name}"
+        raise ValueError(msg)
+    takes_mask = "mask_image" in signature(stored.__call__).parameters
+    loader = stored if takes_mask else diffusers.AutoPipelineForInpainting
+    return loader.from_pretrained(settings.model, use_safetensors=True, **place)  # pickles can run programs
 
 
 def _native_side_px(pipeline: Any) -> int:
@@ -287,6 +294,11 @@ def _quietly() -> Iterator[None]:
     finally:
         for library in switched:
             library.enable_progress_bar()
+
+
+def _cuda_devices() -> list[str]:
+    number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cuda", *(f"cuda:{index}" for index in range(number))] if number else []
 
 
 def _first_line(error: Exception) -> str:

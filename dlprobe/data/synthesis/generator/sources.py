@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Sequence
 
-_UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
+_UNSAFE = re.compile(r"[^\w-]+", re.ASCII)
 _HASH_DIGITS = 8
 
 
@@ -149,7 +149,7 @@ def _surveyed(path: Path, side_px: int, multiple_px: int, dataset: str) -> Sourc
         raise DataError(msg)
     digest = hashlib.sha256(repr(used.pixels.shape).encode() + used.pixels.tobytes()).hexdigest()
     match = COCO_STEM.match(path.stem)
-    name = match[1] if match else _UNSAFE.sub("_", path.stem).lstrip(".") or "image"
+    name = match[1] if match else _UNSAFE.sub("_", path.stem).strip("_") or "image"
     source_id = f"{'coco' if match else dataset}:{name}"
     return Source(path, name, source_id, digest, (height, width), cut, used.grey)
 

@@ -156,8 +156,11 @@ def _run(
     engine: Synthesizer, settings: SynthesisSettings, tasks: Sequence[_Task], root: Path
 ) -> Iterator[list[Row] | Reject]:
     workers = min(len(tasks), os.cpu_count() or 1) if engine.parallel else 1
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         yield from pool.map(lambda task: _family_or_reject(engine, settings, task, root), tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for every photograph
 
 
 def _family_or_reject(engine: Synthesizer, settings: SynthesisSettings, task: _Task, root: Path) -> list[Row] | Reject:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .boundary import EXIT_REJECTS, expect_damage, talk
-from .options import BatchOpt, DeviceOpt, JsonOpt, MaxPixelsOpt, PrecisionOpt, RootOpt, WeightsOpt
+from .options import BatchOpt, DeviceOpt, JsonOpt, MaxPixelsOpt, PrecisionOpt, RootOpt, WeightsOpt, pixel_limit
 from .output import emit
 from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from dlprobe.extraction import ExtractionReport
 
 
 def extract(
@@ -62,15 +65,8 @@ def extract(
         window_px=window,
         batch_size=batch_size,
     )
-    options = {
-        "stride_px": stride,
-        "tiling": tiling,
-        "dtype": dtype,
-        "block_windows": block_windows,
-        "seed": seed,
-        "views": views,
-        "degrade": degrade,
-    }
+    options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
+    options |= {"views": views, "degrade": degrade}
     if dry_run:
         emit([estimate(plan(table, model.spec, **options), model)], as_json=as_json)
         return
@@ -85,15 +81,10 @@ def extract(
             shard=_shard(shard),
             retry_rejects=retry_rejects,
             allow_mixed=allow_mixed,
-            **({} if max_pixels is None else {"max_pixels": max_pixels}),
+            **pixel_limit(max_pixels),
             progress=progress,
         )
-    if report.drifted:
-        talk(f"drift: this machine differs by {report.drift:.2g} (relative) from the one that began the cache")
-    for reject in report.rejected:
-        talk(f"rejected: {reject.path}: {reject.reason}")
-    done = {"cache": str(report.path), "windows": report.windows, "done": report.done, "skipped": report.skipped}
-    emit([{**done, "rejected": len(report.rejected), "drift": report.drift}], as_json=as_json)
+    _tell(report, as_json)
     if report.rejected:
         raise typer.Exit(EXIT_REJECTS)
 
@@ -103,6 +94,15 @@ def backbones(as_json: JsonOpt = False) -> None:
     from dlprobe.backbones import list_backbones
 
     emit([asdict(row) for row in list_backbones()], as_json=as_json)
+
+
+def _tell(report: ExtractionReport, as_json: bool) -> None:
+    if report.drifted:
+        talk(f"drift: this machine differs by {report.drift:.2g} (relative) from the one that began the cache")
+    for reject in report.rejected:
+        talk(f"rejected: {reject.path}: {reject.reason}")
+    done = {"cache": str(report.path), "windows": report.windows, "done": report.done, "skipped": report.skipped}
+    emit([{**done, "rejected": len(report.rejected), "drift": report.drift}], as_json=as_json)
 
 
 def _shard(text: str) -> tuple[int, int]:

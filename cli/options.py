@@ -23,3 +23,8 @@ MaxPixelsOpt = Annotated[
     int | None,
     typer.Option("--max-pixels", min=1, help="Larger images are rejects (89,478,485); raise it for files you trust."),
 ]
+
+
+def pixel_limit(max_pixels: int | None) -> dict[str, int]:
+    """Return the limit as a named argument, or none at all: what holds then is the library's to say."""
+    return {} if max_pixels is None else {"max_pixels": max_pixels}

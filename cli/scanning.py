@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .boundary import EXIT_REJECTS, expect_damage, talk
-from .options import JsonOpt, MaxPixelsOpt
+from .options import JsonOpt, MaxPixelsOpt, pixel_limit
 from .output import Row, emit
 from .progress import progress_bar
 
@@ -50,11 +50,9 @@ def scan(
     """Read a data set's layout, look for faults, and write the manifest."""
     from dlprobe.data import scan as run
 
-    settings: dict[str, object] = {"seed": seed}
+    settings: dict[str, object] = {"seed": seed, **pixel_limit(max_pixels)}
     if sample is not None:
         settings["sample"] = _sample(sample)
-    if max_pixels is not None:
-        settings["max_pixels"] = max_pixels
     shorthands = {"variant": variant, "dataset": dataset}
     options = _layout_options(option or (), shorthands, reserved=tuple(signature(run).parameters))
     expect_damage()
@@ -64,8 +62,7 @@ def scan(
     if report is not None:
         from dlprobe.reports import write_scan_report
 
-        limit = {} if max_pixels is None else {"max_pixels": max_pixels}
-        talk(f"report: {write_scan_report(result, report, **limit)}")
+        talk(f"report: {write_scan_report(result, report, **pixel_limit(max_pixels))}")
     if as_json:
         emit(_lines(result), as_json=True)
     else:

@@ -109,7 +109,7 @@ def test_the_whole_path_from_manifest_to_mask(manifest, tiny, tmp_path):
 
     probe = run / "probes/residual-srm/dice-autoencoded-pristine.safetensors"
     image = tiny / "data" / pd.read_parquet(manifest)["path"].iloc[0]
-    result = dlprobe("localize", probe, image, "-o", tmp_path / "masks", "--json")
+    result = dlprobe("localize", probe, image, "-o", tmp_path / "masks", "--stride", 56, "--json")
     assert result.exit_code == 0, result.stderr
     row = json.loads(result.stdout)
     assert 0 <= row["area"] <= 1
@@ -118,10 +118,10 @@ def test_the_whole_path_from_manifest_to_mask(manifest, tiny, tmp_path):
 
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    result = dlprobe("localize", probe, image, bad, "-o", tmp_path / "masks")
+    result = dlprobe("localize", probe, image, bad, "-o", tmp_path / "masks", "--stride", 56)
     assert result.exit_code == 3
     assert "rejected" in result.stderr
-    refused(dlprobe("localize", probe, bad, "-o", tmp_path / "more"), "bad.png")
+    refused(dlprobe("localize", probe, bad, "-o", tmp_path / "more", "--stride", 56), "bad.png")
     assert not (tmp_path / "more").exists()
     refused(dlprobe("localize", image, image, "-o", tmp_path / "more"), "safetensors")
 

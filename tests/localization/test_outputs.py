@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlprobe.backbones import load_backbone
 from dlprobe.backbones.residual import ResidualBackbone
-from dlprobe.errors import DataError, OutputError, ProbeError
+from dlprobe.errors import DataError, IdentityError, OutputError, ProbeError
 from dlprobe.localization import localize, localize_files, overlay, score_map
 from dlprobe.probes import Probe, make_card
 
@@ -125,3 +126,24 @@ def test_the_overlay_tints_by_score_and_draws_the_border():
     assert tuple(tinted[30, 30]) != (100, 100, 100)
     assert tuple(tinted[19, 30]) == (255, 255, 255)
     assert tuple(tinted[5, 5]) == (100, 100, 100)
+
+
+def test_other_weights_than_the_probes_are_refused_by_name(tmp_path, image):
+    name = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    fitted = load_backbone(name, weights="random:0", window_px=112, layers=(0,))
+    card = make_card(
+        model=fitted.spec,
+        scheme="autoencoded-pristine",
+        objective="dice-batch",
+        classes=["INPAINTED"],
+        threshold=0.5,
+        threshold_policy="fixed",
+        weights="random:0",
+    )
+    path = tmp_path / "probe.safetensors"
+    Probe(np.ones((1, fitted.spec.width), np.float32), np.zeros(1, np.float32), card).save(path)
+    (result,) = localize_files(path, [image], tmp_path / "out", stride_px=112)
+    assert json.loads((result.folder / "result.json").read_text())["weights"] == "random:0"
+    with pytest.raises(IdentityError, match="weights_sha256"):
+        localize_files(path, [image], tmp_path / "other", weights="random:1")
+    assert not (tmp_path / "other").exists()

@@ -41,7 +41,7 @@ def image(tmp_path):
 
 
 def test_writes_everything_and_says_what_it_is(tmp_path, backbone, probe, image):
-    (result,) = localize([image], backbone, probe, tmp_path / "out", stride_px=56, stride_px=56)
+    (result,) = localize([image], backbone, probe, tmp_path / "out", stride_px=56)
     found = score_map(np.asarray(Image.open(image)), backbone, probe, stride_px=56)
     scores = np.load(result.folder / "score.npy", allow_pickle=False)
     np.testing.assert_array_equal(scores, found.scores)
@@ -63,7 +63,7 @@ def test_one_bad_image_among_many_is_rejected_and_the_rest_goes_on(tmp_path, bac
     bad = tmp_path / "bad.png"
     bad.write_bytes(image.read_bytes()[:200])
     good, rejected, missing = localize(
-        [image, bad, tmp_path / "none.png"], backbone, probe, tmp_path / "out", stride_px=56, stride_px=56
+        [image, bad, tmp_path / "none.png"], backbone, probe, tmp_path / "out", stride_px=56
     )
     assert good.folder is not None
     assert rejected.folder is None
@@ -74,7 +74,7 @@ def test_one_bad_image_among_many_is_rejected_and_the_rest_goes_on(tmp_path, bac
 
 def test_nothing_is_written_when_no_image_can_be_read(tmp_path, backbone, probe):
     with pytest.raises(DataError, match=r"none\.png"):
-        localize([tmp_path / "none.png"], backbone, probe, tmp_path / "out", stride_px=56, stride_px=56)
+        localize([tmp_path / "none.png"], backbone, probe, tmp_path / "out", stride_px=56)
     assert not (tmp_path / "out").exists()
 
 
@@ -83,7 +83,7 @@ def test_images_of_one_name_do_not_overwrite_each_other_and_a_second_run_replace
     other.parent.mkdir()
     Image.open(image).transpose(Image.Transpose.ROTATE_90).save(other)
     for _ in range(2):
-        results = localize([image, other], backbone, probe, tmp_path / "out", stride_px=56, stride_px=56)
+        results = localize([image, other], backbone, probe, tmp_path / "out", stride_px=56)
     assert [r.folder.name for r in results] == ["photo", "photo-2"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo", "photo-2"]
 
@@ -93,14 +93,14 @@ def test_foreign_folders_are_left_alone(tmp_path, backbone, probe, image):
     foreign.mkdir(parents=True)
     (foreign / "diary.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no result"):
-        localize([image], backbone, probe, tmp_path / "out", stride_px=56, stride_px=56)
+        localize([image], backbone, probe, tmp_path / "out", stride_px=56)
     assert (foreign / "diary.txt").read_text() == "mine"
     with pytest.raises(OutputError, match="is no folder"):
         localize([image], backbone, probe, image, stride_px=56)
 
 
 def test_a_threshold_by_hand_is_named_as_such(tmp_path, backbone, probe, image):
-    (result,) = localize([image], backbone, probe, tmp_path / "out", threshold=0.25, stride_px=56, stride_px=56)
+    (result,) = localize([image], backbone, probe, tmp_path / "out", threshold=0.25, stride_px=56)
     record = json.loads((result.folder / "result.json").read_text())
     assert (record["threshold"], record["threshold_policy"]) == (0.25, "given by hand")
 

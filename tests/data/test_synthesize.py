@@ -16,7 +16,7 @@ from dlprobe.data.synthesis import SynthesisSettings, synthesize
 from dlprobe.data.synthesis.autoencoders import fit_pca, pca_moments
 from dlprobe.data.synthesis.generator import LADDER, MASK_KINDS
 from dlprobe.data.synthesis.generator import backends as backends_module
-from dlprobe.data.synthesis.generator.shapes import box_around, draw_mask, object_mask
+from dlprobe.data.synthesis.generator.shapes import box_around, draw_mask, object_mask, stroke_mask
 from dlprobe.data.synthesis.inpainters import INPAINTERS
 from dlprobe.data.synthesis.masks import Frame
 from dlprobe.data.synthesis.photographs import load_photograph
@@ -206,6 +206,29 @@ def test_drawn_masks_come_near_the_share_and_differ_by_seed(photographs, kind, s
     assert any((found != drawn[0]).any() for found in drawn[1:])
     again = draw_mask(kind, np.random.default_rng(0), image, frame, share)
     np.testing.assert_array_equal(again, drawn[0])
+
+
+def test_strokes_stay_in_the_frame_are_broken_and_overshoot_by_less_than_one():
+    frame, area_px = Frame(20.0, 30.0, 100.0, 120.0), 3000
+    pieces = []
+    for seed in range(5):
+        found = stroke_mask(np.random.default_rng(seed), (200, 220), frame, area_px)
+        brush_px = round(0.2 * np.sqrt(area_px))
+        assert area_px <= found.sum() < area_px + 4 * brush_px**2
+        ys, xs = np.nonzero(found)
+        assert ys.min() >= 20 - brush_px
+        assert ys.max() <= 120 + brush_px
+        assert xs.min() >= 30 - brush_px
+        assert xs.max() <= 150 + brush_px
+        pieces.append(ndimage.label(found)[1])
+    assert max(pieces) > 1
+
+
+def test_shares_go_round_with_photographs_and_kinds():
+    settings = SynthesisSettings(shares=(0.1, 0.2, 0.3))
+    assert settings.masks_wanted(0) == [("object", 0.1), ("random", 0.2), ("sized", 0.3)]
+    assert settings.masks_wanted(1) == [("object", 0.2), ("random", 0.3), ("sized", 0.1)]
+    assert SynthesisSettings(ladder=True).masks_wanted(5) == [("sized", share) for share in LADDER]
 
 
 def test_an_object_mask_is_one_piece_that_follows_edges():

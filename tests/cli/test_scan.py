@@ -144,6 +144,17 @@ def test_json_lines_hold_all_of_it(scanning, clean):
     }
 
 
+def test_examples_are_the_worst_first(scanning, clean):
+    for number, change in enumerate((0x04, 0x40, 0x10)):
+        fake = np.asarray(Image.open(clean / f"real/{number}.png")).copy()
+        fake[8:24, 8:24] ^= change
+        save(clean / f"sp/lama/{number}.png", fake)
+        mask = clean / f"masks/sp/lama/{number}.png"
+        save(mask, 255 - np.asarray(Image.open(mask)))
+    (inverted,) = (row for row in rows(dlprobe(*scanning, "--json")) if row.get("name") == "mask-inverted")
+    assert inverted["examples"] == [f"sp/lama/{number}.png" for number in (1, 2, 0)]
+
+
 def test_names_cannot_reach_the_terminal_as_commands(scanning, clean):
     (clean / "real/\x1b[31mred\n.png").write_bytes((clean / "real/0.png").read_bytes())
     (clean / "masks/sp/\x1b]0;title\x07.png").write_bytes((clean / "real/0.png").read_bytes())

@@ -22,7 +22,7 @@ from dlprobe.probes.multihead.batches import (
 from dlprobe.probes.multihead.columns import Columns
 from dlprobe.probes.multihead.ledger import FittedHead, Ledger, identity_of_fit, read_checkpoint, write_checkpoint
 from dlprobe.probes.multihead.objectives import Labels
-from dlprobe.probes.multihead.panels import Gradients, PanelEngine, column_order
+from dlprobe.probes.multihead.panels import PanelEngine, column_order
 from dlprobe.probes.multihead.workers import Workers
 
 if TYPE_CHECKING:
@@ -217,19 +217,18 @@ class _Fit:
         used = counts.max(axis=1) > 0
         if not used.all():
             batch, counts = batch.take(used), counts[used]
-        labels = {scheme: self._labels(batch.targets[scheme], self.classes[scheme]) for scheme in self.schemes}
-        if first:
-            self._note_targets(labels, counts)
-        times = torch.from_numpy(counts).to(self.device)
         embeddings = self.resident.embeddings(batch)
         if embeddings.shape[-1] != self.width:
             msg = f"a batch has embeddings of width {embeddings.shape[-1]}, its moments have width {self.width}"
             raise ProbeError(msg)
         with self.workers.alone():
-            rows = self.centring(embeddings)
-            found: Gradients = self.engine(rows, self.columns.folded(), labels, times)
+            labels = {scheme: self._labels(batch.targets[scheme], self.classes[scheme]) for scheme in self.schemes}
+            if first:
+                self._note_targets(labels, counts)
+            times = torch.from_numpy(counts).to(self.device)
+            found = self.engine(self.centring(embeddings), self.columns.folded(), labels, times)
             self.columns.update(found.weights, found.bias, number)
-        self.totals += torch.stack([found.loss, found.lone, found.all])
+            self.totals += torch.stack([found.loss, found.lone, found.all])
 
     def _labels(self, targets: NDArray[np.generic], classes: int) -> Labels:
         basis = target_basis(as_tensor(targets).to(self.device), torch.float32, classes)

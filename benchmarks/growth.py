@@ -85,9 +85,8 @@ def measure(folder: Path, count: int, task: str) -> None:
     start = time.perf_counter()
     if task == "extract":
         extract(manifest, Projection(), folder / f"cache-{count}")
-    else:
-        if sum(len(block) for block in open_cache(folder / f"cache-{count}").blocks(seed=0)) != count:
-            sys.exit("the epoch lost windows")
+    elif sum(len(block) for block in open_cache(folder / f"cache-{count}").blocks(seed=0)) != count:
+        sys.exit("the epoch lost windows")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak}))
 

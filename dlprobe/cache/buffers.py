@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Of the first byte of an array: a cache line, which is what copies and vector instructions like.
 _ALIGNMENT = 64
+#: Memory is not given away to an array that needs less than this part of it.
+_MOST_WASTE = 2
 
 
 class Buffers:
@@ -49,7 +51,7 @@ class Buffers:
                 memory = self._kept.pop(0)
             except IndexError:  # another thread was faster
                 break
-            if len(memory) >= needed and not _in_use(memory):
+            if needed <= len(memory) <= _MOST_WASTE * needed and not _in_use(memory):
                 return memory
             self._kept.append(memory)
         return bytearray(needed)

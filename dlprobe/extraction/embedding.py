@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
+    from dlprobe.cache.buffers import Buffers
     from dlprobe.cache.layout import Layout
     from dlprobe.data.manifest import Manifest
     from dlprobe.extraction.decoding import Decoded
@@ -36,7 +37,9 @@ class BlockContent:
     rejects: tuple[Reject, ...]
 
 
-def compute_block(backbone: Backbone, manifest: Manifest, layout: Layout, block: int, decoded: Decoded) -> BlockContent:
+def compute_block(
+    backbone: Backbone, manifest: Manifest, layout: Layout, block: int, decoded: Decoded, *, memory: Buffers
+) -> BlockContent:
     """Embed the windows of a block; everything but the moments, which `with_moments` adds in another thread.
 
     Batches never reach across blocks, so that a block's bytes do not depend on what was computed before it.
@@ -53,6 +56,8 @@ def compute_block(backbone: Backbone, manifest: Manifest, layout: Layout, block:
         Number of the block.
     decoded : list
         Its images, as `dlprobe.extraction.decoding.decoded_ahead` gives them.
+    memory : Buffers
+        Where the arrays of the block are taken from.
 
     Raises
     ------
@@ -62,7 +67,10 @@ def compute_block(backbone: Backbone, manifest: Manifest, layout: Layout, block:
         If the backbone returns another shape than its identity says.
     """
     start, stop = layout.block_range(block)
-    arrays = {name: np.zeros(layout.arrays()[name].chunk, layout.arrays()[name].dtype) for name in layout.block_arrays}
+    layouts = layout.arrays()
+    arrays = {name: memory.take(layouts[name].chunk, layouts[name].dtype) for name in layout.block_arrays}
+    for array in arrays.values():
+        array.fill(0)
     _make_void(arrays, slice(stop - start))
     paths = manifest.frame["path"]
     pixels: dict[int, NDArray[np.uint8]] = {}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlprobe.cache import CachePlan, open_writer
+from dlprobe.cache.buffers import Buffers
 from dlprobe.cache.layout import manifest_bytes
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import BackboneError, DataError
@@ -219,12 +220,13 @@ def fill(
     tell, done = progress or _silent, total - left
     tell(done, total)
     behind: deque[tuple[Future[None], int]] = deque()
+    memory = Buffers((WRITERS + 1) * len(layout.block_arrays))
     with (
         decoded_ahead(manifest, windows, spec.model, degradations_of(spec), max_pixels=max_pixels) as decoded,
         ThreadPoolExecutor(WRITERS, thread_name_prefix="dlprobe-write") as disk,
     ):
         for block, part, images in zip(missing, windows, decoded, strict=True):
-            content = compute_block(backbone, manifest, layout, block, images)
+            content = compute_block(backbone, manifest, layout, block, images, memory=memory)
             while len(behind) >= WRITERS:
                 done += _written(behind)
                 tell(done, total)

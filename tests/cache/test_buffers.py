@@ -19,11 +19,21 @@ def address(array):
 
 def test_memory_is_used_again_once_it_was_dropped():
     buffers = Buffers(2)
-    first = buffers.take((5, 7), F16)
+    first = buffers.take((50, 70), F16)
     place = address(first)
     del first
-    assert address(buffers.take((5, 7), F16)) == place
-    assert address(buffers.take((2, 3), np.dtype("uint8"))) == place
+    assert address(buffers.take((50, 70), F16)) == place
+    assert address(buffers.take((50, 69), F16)) == place
+
+
+def test_a_small_array_does_not_take_a_large_piece():
+    buffers = Buffers(2)
+    large = buffers.take((5000, 7), F16)
+    place = address(large)
+    del large
+    small = buffers.take((50, 7), F16)
+    assert address(small) != place
+    assert address(buffers.take((4000, 7), F16)) == place
 
 
 def test_not_while_a_view_a_tensor_or_a_memoryview_is_left():

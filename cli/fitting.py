@@ -27,6 +27,9 @@ def fit(
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Streams over the cache.")] = None,
     learning_rate: Annotated[list[float] | None, typer.Option("--lr", help="Learning rate; a grid by default.")] = None,
     weight_decay: Annotated[list[float] | None, typer.Option("--wd", help="Weight decay; a grid by default.")] = None,
+    batch_windows: Annotated[int | None, typer.Option("--batch-windows", min=1, help="Windows in a step.")] = None,
+    device: Annotated[str, typer.Option("--device", help="'cpu', 'cuda' or 'cuda:N'; never falls back.")] = "cpu",
+    precision: Annotated[str, typer.Option("--precision", help="'float32' or 'bfloat16'.")] = "float32",
     seed: Annotated[int, typer.Option("--seed", help="Deals sources, initial weights and resampling.")] = 0,
     as_json: JsonOpt = False,
 ) -> None:
@@ -40,6 +43,9 @@ def fit(
         "epochs": epochs,
         "learning_rates": learning_rate,
         "weight_decays": weight_decay,
+        "batch_windows": batch_windows,
+        "device": device,
+        "precision": precision,
     }
     chosen = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
     with progress_bar("fit", "steps") as progress:

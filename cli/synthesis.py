@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from .options import DeviceOpt, JsonOpt
 from .output import emit
 from .progress import progress_bar
 
+if TYPE_CHECKING:
+    from dlprobe.data.synthesis import SynthesisReport
+
 
 def synthesize(
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
@@ -19,9 +22,7 @@ def synthesize(
     backend: Annotated[str, typer.Option("--backend", help="'offline' (no model needed) or 'diffusers'.")] = "offline",
     seed: Annotated[int, typer.Option("--seed", help="Of masks, donors' places and noise.")] = 0,
     window: Annotated[int, typer.Option("--window", min=1, help="Side of the windows that shares refer to.")] = 504,
-    side: Annotated[
-        int | None, typer.Option("--side", min=1, help="Longest side in pixels; more is cut about the centre.")
-    ] = None,
+    side: Annotated[int | None, typer.Option("--side", min=1, help="Longest side in pixels; the rest is cut.")] = None,
     mask_kind: Annotated[
         list[str] | None,
         typer.Option("--mask-kind", help="'object', 'box', 'random' or 'sized'; again for more of them."),
@@ -30,20 +31,14 @@ def synthesize(
         list[float] | None,
         typer.Option("--share", help="Share of a window that a mask covers; again for more, which go round."),
     ] = None,
-    ladder: Annotated[
-        bool, typer.Option("--ladder", help="Masks of 0.5 to 60 % of a window on each photograph.")
-    ] = False,
-    masks: Annotated[
-        Path | None, typer.Option("--masks", help="Folder of object masks, STEM.png or STEM_mask.png.")
-    ] = None,
+    ladder: Annotated[bool, typer.Option("--ladder", help="Masks of 0.5 to 60 % of a window on each.")] = False,
+    masks: Annotated[Path | None, typer.Option("--masks", help="Folder of object masks, STEM[_mask].png.")] = None,
     dataset: Annotated[str, typer.Option("--dataset", help="Name of the data set and of source_ids.")] = "synthesized",
     generator: Annotated[
         list[str] | None,
         typer.Option("--generator", help="offline: 'telea', 'ns' or 'donor' with '+pca' or '+sr'; again for more."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="diffusers: inpainting pipeline, by hub name or local folder.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="diffusers: pipeline, by hub name or folder.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="diffusers: branch, tag or commit.")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="diffusers: text that fillings follow.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="diffusers: denoising steps.")] = None,
@@ -89,11 +84,15 @@ def synthesize(
             device=None if device == "auto" else device,
             precision=precision,
         )
+    _show(report, out, as_json=as_json)
+    if report.rejects:
+        raise typer.Exit(EXIT_REJECTS)
+
+
+def _show(report: SynthesisReport, out: Path, *, as_json: bool) -> None:
     frame = report.manifest.frame
     counts = frame.groupby(["variant", "generator"]).agg(images=("path", "size"), sources=("source_id", "nunique"))
     emit(counts.reset_index().to_dict("records"), as_json=as_json)
     for reject in report.rejects:
         talk(f"rejected: {reject.path}: {reject.reason}")
     talk(f"{len(frame)} images in {out}, {len(report.rejects)} photographs rejected")
-    if report.rejects:
-        raise typer.Exit(EXIT_REJECTS)

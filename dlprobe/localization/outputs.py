@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from dlprobe.publish import publish
 from dlprobe.spec import sha256_of_file
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def localize(
     backbone, probe : Backbone, Probe
         As for `score_map`.
     out : path
-        Folder to write into; existing results of the same images are replaced.
+        Folder to write into; existing results of the same name are replaced.
     threshold : float, optional
         Score at or above which a pixel is marked; the one on the probe's card by default.
     progress : callable, optional
@@ -101,12 +101,11 @@ def localize(
         If `out` exists and is no folder.
     """
     target = Path(out)
-    if target.exists() and not target.is_dir():
-        msg = f"{target} exists and is no folder; give another output folder"
-        raise OutputError(msg)
+    names = _folder_names(images)
+    _check_target(target, names)
     cut = probe.threshold if threshold is None else threshold
     results: list[Localization] = []
-    for image, name in zip(images, _folder_names(images), strict=True):
+    for image, name in zip(images, names, strict=True):
         try:
             pixels = read_image(Path(image))
         except DataError as error:
@@ -160,9 +159,19 @@ def localize_files(
     if spec is None:
         msg = f"{probe} does not name its backbone; use dlprobe.localization.localize with a backbone of your own"
         raise ProbeError(msg)
+    if spec.backbone.startswith("module:"):
+        msg = f"{probe} names {spec.backbone}, which would run code; load it yourself for dlprobe.localization.localize"
+        raise ProbeError(msg)
+    where = weights or str(head.card.get("weights", "pretrained"))
+    if weights is None and (os.sep in where or where.endswith((".pth", ".safetensors"))) and not Path(where).exists():
+        msg = (
+            f"{probe} was fitted on weights from {where}, which is not here; "
+            f"give them with --weights (sha256 {spec.weights_sha256[:16]}...)"
+        )
+        raise ProbeError(msg)
     backbone = load_backbone(
         spec.backbone,
-        weights=weights or head.card.get("weights", "pretrained"),
+        weights=where,
         device=device,
         precision=precision,
         layers=spec.layers or (-1,),
@@ -213,9 +222,6 @@ def _written(
         "n_windows_max": int(found.n_windows.max()),
         **provenance,
     }
-    if folder.exists() and not (folder / RESULT_NAME).is_file():
-        msg = f"{folder} exists and holds no result of dlprobe; give another output folder"
-        raise OutputError(msg)
     with publish(folder) as scratch:
         scratch.mkdir()
         np.save(scratch / "score.npy", scores, allow_pickle=False)
@@ -225,6 +231,18 @@ def _written(
         Image.fromarray(overlay(pixels, scores, mask)).save(scratch / "overlay.png")
         (scratch / RESULT_NAME).write_text(json.dumps(record, indent=2) + "\n")
     return Localization(str(image), folder, image_score, area)
+
+
+def _check_target(target: Path, names: Sequence[str]) -> None:
+    """Refuse, before the first image is looked at, folders that hold something else."""
+    above = next(path for path in (target, *target.absolute().parents) if path.exists())
+    if not above.is_dir():
+        msg = f"{above} exists and is no folder; give another output folder"
+        raise OutputError(msg)
+    for folder in (target / name for name in names):
+        if folder.exists() and not (folder / RESULT_NAME).is_file():
+            msg = f"{folder} exists and holds no result of dlprobe; give another output folder"
+            raise OutputError(msg)
 
 
 def _provenance(backbone: Backbone, probe: Probe, threshold: float) -> dict[str, Any]:
@@ -244,11 +262,11 @@ def _sixteen_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _folder_names(images: Sequence[str | os.PathLike[str]]) -> list[str]:
-    names: list[str] = []
+    names: dict[str, None] = {}
     for image in images:
         stem = Path(image).stem or "image"
         taken, name = 2, stem
         while name in names:
             name, taken = f"{stem}-{taken}", taken + 1
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Upsample = Literal["bicubic", "bilinear", "nearest"]
 Aggregate = Literal["mean", "sum"]
+UPSAMPLES: tuple[Upsample, ...] = ("bicubic", "bilinear", "nearest")
+AGGREGATES: tuple[Aggregate, ...] = ("mean", "sum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,13 @@ def score_map(
     Raises
     ------
     DataError
-        If the image is not RGB bytes.
+        If the image is not RGB bytes, or an option is none of those listed.
     IdentityError
         If probe and backbone have different model identities.
     ProbeError
         If the probe has neither one nor three logits, or `window_px` is not the backbone's.
     """
+    _check_options(upsample, aggregate)
     _check(image, backbone, probe, window_px)
     side = backbone.spec.window_px
     working = enlarge(image, side)
@@ -172,6 +175,13 @@ def _batched(boxes: list[Box], size: int) -> Iterator[list[Box]]:
     rest = iter(boxes)
     while batch := list(islice(rest, max(1, size))):
         yield batch
+
+
+def _check_options(upsample: str, aggregate: str) -> None:
+    for name, value, choices in (("upsample", upsample, UPSAMPLES), ("aggregate", aggregate, AGGREGATES)):
+        if value not in choices:
+            msg = f"{name} is {value!r}; write one of {', '.join(choices)}"
+            raise DataError(msg)
 
 
 def _check(image: NDArray[np.uint8], backbone: Backbone, probe: Probe, window_px: int | None) -> None:

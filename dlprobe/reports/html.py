@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from dlprobe.errors import OutputError
 from dlprobe.publish import publish
 from dlprobe.reports.figures import iou_by_kind
 from dlprobe.studies import read_run
@@ -86,7 +87,7 @@ def write_report(
     Raises
     ------
     OutputError
-        If a folder is no run.
+        If a folder is no run, or `out` is a folder.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -103,6 +104,9 @@ def write_report(
         pictures=[_embedded(picture) for picture in pictures],
         footer=[line for one in (main, *(other for _, other in others)) for line in _provenance(one)],
     )
+    if target.is_dir() or (target.parent.exists() and not target.parent.is_dir()):
+        msg = f"{target} is a folder, or lies in a file; name an HTML file"
+        raise OutputError(msg)
     target.parent.mkdir(parents=True, exist_ok=True)
     with publish(target) as scratch:
         scratch.write_text(html, encoding="utf-8")

@@ -65,7 +65,7 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                         "low": interval.low,
                         "high": interval.high,
                         "n_sources": interval.n,
-                        "n_images": len(part),
+                        "n_images": int(part[metric].notna().sum()),
                         "everything": baseline,
                         "setting": _settings(part),
                     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -16,7 +17,6 @@ from dlprobe.errors import OutputError
 from dlprobe.publish import publish
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from dlprobe.probes import Probe
@@ -48,12 +48,18 @@ class Run:
 
 def prepare_run(out: str | os.PathLike[str]) -> Path:
     """Return the folder of a run to be; raise `OutputError` if something that is no run is there."""
-    target = Path(out)
+    target = Path(out).resolve()
+    above = next(parent for parent in target.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        msg = f"{target} cannot be written: {above} is {'not writable' if above.is_dir() else 'no folder'}"
+        raise OutputError(msg)
+    if target.is_mount():
+        msg = f"{target} is a mount point, which cannot be replaced in one step; give a folder below it"
+        raise OutputError(msg)
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty and not (target / RUN_NAME).is_file():
         msg = f"{target} exists and is no run of dlprobe; give another output folder"
         raise OutputError(msg)
-    target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
@@ -79,6 +85,7 @@ def write_run(
     overview : DataFrame
         Written as ``results.md``.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     with publish(target) as scratch:
         scratch.mkdir()
         for name, table in tables.items():

@@ -148,3 +148,9 @@ def test_refuses_what_does_not_belong_together(backbone):
         score_map(image, ResidualBackbone(window_px=112), probe)
     with pytest.raises(ProbeError, match="loaded for 504"):
         score_map(image, backbone, probe, window_px=512)
+
+
+@pytest.mark.parametrize("options", [{"upsample": "cubic"}, {"aggregate": "avg"}])
+def test_an_unknown_option_is_refused_by_name(backbone, options):
+    with pytest.raises(DataError, match="write one of"):
+        score_map(photograph(504, 504), backbone, make_probe(backbone, 1), **options)

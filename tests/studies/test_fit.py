@@ -139,7 +139,7 @@ def test_one_epoch_shows_every_window_once_in_another_order_each_time(tiny_cache
 
 
 def test_models_are_compared_on_common_windows(tiny, tiny_manifest, tiny_cache, tmp_path):
-    other = load_backbone("timm:vit_tiny_patch16_224", weights="random:0", window_px=112, layers=(0,))
+    other = load_backbone("timm:vit_small_patch14_dinov2", weights="random:0", window_px=112, layers=(0,))
     frame = tiny_manifest.frame
     some = tiny_manifest.select(frame["generator"].isin(["", "pca", "telea+pca", "donor+pca"]))
     extract(some, other, tmp_path / "vit", stride_px=112)
@@ -150,7 +150,7 @@ def test_models_are_compared_on_common_windows(tiny, tiny_manifest, tiny_cache, 
     models = found.images.groupby("model")["path"].unique()
     assert set(models.iloc[0]) == set(models.iloc[1]) == set(some.frame["path"])
     names = set(found.comparisons["comparison"])
-    assert "residual:srm - timm:vit_tiny_patch16_224" in {n.split(".")[0] for n in names} | names
+    assert "residual:srm - timm:vit_small_patch14_dinov2" in {n.split(".")[0] for n in names}
 
 
 def test_bad_input_is_refused_before_anything_is_written(tiny_cache, tiny_manifest, tiny_backbone, tmp_path):
@@ -173,3 +173,57 @@ def test_bad_input_is_refused_before_anything_is_written(tiny_cache, tiny_manife
     with pytest.raises(OutputError, match="is no run"):
         read_run(out)
     assert (out / "diary.txt").read_text() == "mine"
+
+
+def test_degraded_views_neither_choose_nor_are_tested(tiny_manifest, tiny_backbone, tmp_path):
+    frame = tiny_manifest.frame
+    some = tiny_manifest.select(frame["generator"].isin(["", "telea+pca"]))
+    extract(some, tiny_backbone, tmp_path / "views", stride_px=112, views=2, degrade="jpeg:quality=60")
+    table = open_cache(tmp_path / "views").windows
+    assert (table["view"] == 1).any()
+    settings = FitSettings(
+        schemes=(SCHEME,), learning_rates=(1.0,), weight_decays=(0.01,), epochs=1, n_folds=4, baseline_patches=500
+    )
+    found = fit_caches([tmp_path / "views"], tmp_path / "run", settings=settings)
+    rows = found.images.query("method == 'dice'")
+    assert len(rows) == rows["path"].nunique() == len(some)
+    clean = table[table["view"] == 0].groupby("path").size() * 64
+    np.testing.assert_array_equal(rows.set_index("path")["n_patches"].sort_index(), clean.sort_index())
+
+
+def test_pooled_caches_are_mixed_within_an_epoch(tiny_manifest, tiny_backbone, tmp_path):
+    frame = tiny_manifest.frame
+    for name, mask in (("real", frame["variant"] == "real"), ("fake", frame["variant"] == "sp")):
+        extract(tiny_manifest.select(mask), tiny_backbone, tmp_path / name, stride_px=112, block_windows=4)
+    [(pool, _)] = open_pools([tmp_path / "real", tmp_path / "fake"])
+    everything = np.ones(len(pool.windows), bool)
+    seen = [block.windows for block in pool.blocks(everything, seed=3)]
+    assert sorted(np.concatenate(seen)) == list(range(len(pool.windows)))
+    cache = pool.windows["cache"].to_numpy()[np.concatenate(seen)]
+    halves = [cache[: len(cache) // 2].mean(), cache[len(cache) // 2 :].mean()]
+    assert halves[0] == pytest.approx(halves[1], abs=0.2)
+    batches = minibatches(pool, np.zeros(len(pool.windows), np.int64), [SCHEME], everything, batch_windows=16, seed=3)
+    assert all(len(set(pool.windows["cache"].to_numpy()[batch.windows])) == 2 for batch in list(batches)[:-1])
+
+
+def test_models_on_different_grids_are_not_compared(tiny_cache, tiny_manifest, tmp_path):
+    other = load_backbone("timm:vit_tiny_patch16_224", weights="random:0", window_px=112, layers=(0,))
+    assert other.patch_px == 16
+    extract(tiny_manifest.select(tiny_manifest.frame.index < 4), other, tmp_path / "other", stride_px=112)
+    with pytest.raises(CacheError, match="no common patch grid"):
+        fit_caches([tiny_cache, tmp_path / "other"], tmp_path / "run")
+
+
+def test_an_image_without_an_inpainted_patch_has_no_iou_for_any_method():
+    from dlprobe.studies.fitting.scoring import _measures
+
+    nothing, marked = np.zeros(9, bool), np.arange(9) < 2
+    for prediction in (nothing, marked, ~nothing):
+        assert np.isnan(_measures(prediction, nothing)["iou"])
+    assert _measures(marked, marked)["iou"] == 1
+
+
+def test_an_unwritable_or_unsuitable_output_is_refused_before_the_fit(tiny_cache, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="is no folder"):
+        fit_caches([tiny_cache], tmp_path / "file" / "run")

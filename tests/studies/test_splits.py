@@ -116,3 +116,13 @@ def test_too_few_sources_say_so():
         assign(windows(4), n_folds=5)
     with pytest.raises(DataError, match="leaves no window for"):
         assign(windows(2, donors=False), n_folds=0)
+
+
+def test_a_test_set_leaves_the_manifests_split_of_the_others_alone():
+    frame = windows(40, donors=False)
+    number = frame["source_id"].str[2:].astype(int)
+    frame["split"] = np.select([number < 20, number < 30], ["train", "val"], "test")
+    test = (number >= 38).to_numpy()
+    found = assign(frame, test=test)
+    expected = np.select([test, number < 20, number < 30], [2, 0, 1], UNUSED)
+    np.testing.assert_array_equal(found.groups, expected)

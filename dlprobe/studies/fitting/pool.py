@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from dlprobe.cache import FeatureCache
     from dlprobe.spec import ModelSpec
 
+#: Windows that are mixed at a time when several caches are pooled.
+_ROUND_WINDOWS = 64
 #: What makes two windows of different caches the same piece of the same image.
 WINDOW_KEY = ["dataset", "path", "view", "y", "x", "h", "w"]
 
@@ -94,14 +97,15 @@ class CachePool:
     def blocks(self, selected: NDArray[np.bool_], seed: int | None = None) -> Iterator[PooledBlock]:
         """Iterate over the kept windows among `selected`: in stored order, or shuffled by `seed`."""
         wanted = selected & self.kept
-        order = np.arange(len(self.caches))
-        if seed is not None:
-            order = np.random.default_rng(seed).permutation(order)
-        for number in order:
-            start, stop = self._starts[number : number + 2]
-            if wanted[start:stop].any():
-                for block in self.caches[number].blocks(seed=seed, windows=wanted[start:stop]):
-                    yield PooledBlock(block.embeddings, block.coverage, block.windows + start)
+        parts = [wanted[start:stop] for start, stop in pairwise(self._starts)]
+        streams = [
+            (self._cache_blocks(number, part, seed), int(part.sum())) for number, part in enumerate(parts) if part.any()
+        ]
+        yield from (block for stream, _ in streams for block in stream) if seed is None else _mixed(streams, seed)
+
+    def _cache_blocks(self, number: int, wanted: NDArray[np.bool_], seed: int | None) -> Iterator[PooledBlock]:
+        for block in self.caches[number].blocks(seed=seed, windows=wanted):
+            yield PooledBlock(block.embeddings, block.coverage, block.windows + self._starts[number])
 
     def group_moments(self, groups: NDArray[np.int64]) -> GroupMoments:
         """Return count, sum and sum of squares of each group's kept patches, from the stored moments of windows.
@@ -123,6 +127,53 @@ class CachePool:
         patches = self.model_spec.grid**2
         count = np.bincount(groups[counted], minlength=n_groups).astype(np.float64) * patches
         return GroupMoments(count, sums[:, 0], sums[:, 1])
+
+
+def _mixed(streams: list[tuple[Iterator[PooledBlock], int]], seed: int) -> Iterator[PooledBlock]:
+    """Interleave the caches by blocks of windows in proportion to what each still has, and mix within each round.
+
+    A round takes one block of every cache, cut so that all last equally long; its windows are shuffled together.
+    """
+    rng = np.random.default_rng(seed)
+    sources = [_Source(stream, count) for stream, count in streams]
+    while left := [source for source in sources if source.left]:
+        total = sum(source.left for source in left)
+        share = min(1.0, _ROUND_WINDOWS / total)
+        round_ = [source.take(max(1, round(source.left * share))) for source in left]
+        block = _glued(round_)
+        yield _picked(block, rng.permutation(len(block.windows)) if len(streams) > 1 else slice(None))
+
+
+class _Source:
+    """A cache's stream, from which a wanted number of windows can be taken."""
+
+    def __init__(self, stream: Iterator[PooledBlock], left: int) -> None:
+        self._stream, self.left = stream, left
+        self._rest: PooledBlock | None = None
+
+    def take(self, n: int) -> PooledBlock:
+        parts: list[PooledBlock] = []
+        while n and self.left:
+            block = self._rest if self._rest is not None else next(self._stream)
+            here = min(n, len(block.windows))
+            parts.append(_picked(block, slice(here)))
+            self._rest = _picked(block, slice(here, None)) if here < len(block.windows) else None
+            n, self.left = n - here, self.left - here
+        return _glued(parts)
+
+
+def _picked(block: PooledBlock, rows: slice | NDArray[np.int64]) -> PooledBlock:
+    return PooledBlock(block.embeddings[rows], block.coverage[rows], block.windows[rows])
+
+
+def _glued(blocks: Sequence[PooledBlock]) -> PooledBlock:
+    if len(blocks) == 1:
+        return blocks[0]
+    return PooledBlock(
+        np.concatenate([block.embeddings for block in blocks]),
+        np.concatenate([block.coverage for block in blocks]),
+        np.concatenate([block.windows for block in blocks]),
+    )
 
 
 def open_pools(
@@ -172,6 +223,11 @@ def open_pools(
 
 
 def _restrict_to_common(pools: Sequence[CachePool]) -> None:
+    grids = {(pool.model_spec.window_px, pool.model_spec.patch_px) for pool in pools}
+    if len(grids) > 1:
+        found = " and ".join(f"{window}/{patch}" for window, patch in sorted(grids))
+        msg = f"models with windows and patches of {found} px have no common patch grid; compare models of one grid"
+        raise CacheError(msg)
     common = pools[0].keys()
     for pool in pools[1:]:
         common = common.intersection(pool.keys())
@@ -241,7 +297,7 @@ def sample_patches(
                 np.repeat(block.windows, picks.shape[1]),
             )
         )
-    return PooledBlock(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return _glued(parts)
 
 
 def _labelled(block: PooledBlock, groups: NDArray[np.int64], schemes: Sequence[str]) -> _Labelled:

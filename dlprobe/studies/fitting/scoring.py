@@ -92,7 +92,7 @@ def validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column])
     histograms = {fold: LogitHistogram(len(members)) for fold, members in by_fold.items()}
     stacked = {fold: _stack([columns[i] for i in members]) for fold, members in by_fold.items()}
     val = {group: n for n, fold in enumerate(assignment.folds) for group in fold.val}
-    selected = np.isin(assignment.groups, list(val))
+    selected = np.isin(assignment.groups, list(val)) & _clean(pool)
     for block in pool.blocks(selected):
         truth = label_patches(block.coverage, TRUTH_SCHEME)
         folds = np.array([val[int(group)] for group in assignment.groups[block.windows]])
@@ -132,7 +132,7 @@ def score_images(pool: CachePool, assignment: Assignment, columns: Sequence[Colu
     by_fold = _by_fold(columns)
     stacked = {fold: _stack([columns[i] for i in members]) for fold, members in by_fold.items()}
     tested = {group: n for n, fold in enumerate(assignment.folds) for group in fold.test}
-    selected = np.isin(assignment.groups, list(tested))
+    selected = np.isin(assignment.groups, list(tested)) & _clean(pool)
     rows: list[dict[str, object]] = []
     for image in _images(pool, selected):
         fold = tested[int(assignment.groups[image.windows[0]])]
@@ -214,15 +214,21 @@ def _image_rows(
 
 
 def _measures(marked: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
-    counts = count(marked, truth)
-    area = float(marked.mean())
-    return {"iou": iou(counts), "f1": f1(counts), "false_area": area, "flagged": float(area > FLAGGED_SHARE)}
+    """Score one image; where there is nothing to find, IoU and F1 are NaN for every method alike."""
+    counts, area = count(marked, truth), float(marked.mean())
+    found = (iou(counts), f1(counts)) if truth.any() else (float("nan"), float("nan"))
+    return {"iou": found[0], "f1": found[1], "false_area": area, "flagged": float(area > FLAGGED_SHARE)}
 
 
 def _identity(pool: CachePool, window: int, fold: int) -> dict[str, object]:
     row = pool.windows.loc[window]
     names = ("dataset", "path", "variant", "source_id", "generator", "mask_kind")
     return {**{name: row[name] for name in names}, "fold": fold}
+
+
+def _clean(pool: CachePool) -> NDArray[np.bool_]:
+    """Degraded views train; they neither choose nor are tested."""
+    return np.asarray(pool.windows["view"].to_numpy() == 0)
 
 
 def _by_fold(columns: Sequence[Column]) -> dict[int, list[int]]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Windows from which a baseline's patches are drawn, at most: random reads cost more than the fit.
 BASELINE_WINDOWS = 4000
+#: Below so many steps a head is as likely unfinished as unable.
+FEW_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +89,8 @@ def select_dice(
     fitted = _fit_grid(pool, assignment, settings, progress)
     flagged = Counter(head.flag for head in fitted if head.flag)
     notes = [f"{n} heads are out: {flag}" for flag, n in flagged.items()]
+    if fitted[0].steps < FEW_STEPS:
+        notes.append(f"heads took only {fitted[0].steps} steps; give more epochs or smaller batches")
     sound = [head for head in fitted if not head.flag]
     columns = [_column(head, fold) for head in sound for fold in _folds_of(head, assignment)]
     cells = [_cell(head) for head in sound for _ in _folds_of(head, assignment)]
@@ -102,12 +106,15 @@ def select_dice(
                 scores.setdefault(cell, {})[column.fold] = verdict.f1
         winners = [_best(scores, fold, scheme) for fold in range(len(assignment.folds))]
         tested += [table[cell][fold] for fold, cell in enumerate(winners)]
-        whole = [cell for cell in table if len(table[cell]) == len(assignment.folds)]
-        overall = max(whole, key=lambda cell: sum(scores[cell].values()))
+        last = {_cell(head): head for head in sound if head.spec.train_groups == assignment.final}
+        whole = [cell for cell in table if len(table[cell]) == len(assignment.folds) and cell in last]
+        if not whole:
+            msg = f"no setting of scheme {scheme} could be fitted on every fold; lower the learning rates"
+            raise ProbeError(msg)
+        overall = max(whole, key=lambda cell: sum(np.nan_to_num(list(scores[cell].values()))))
         means["dice", scheme] = float(np.mean(list(scores[overall].values())))
         cuts = [column.threshold for column in table[overall].values()]
-        head = next(h for h in fitted if _cell(h) == overall and h.spec.train_groups == assignment.final)
-        final.append(replace(_column(head, -1), threshold=float(np.median(cuts))))
+        final.append(replace(_column(last[overall], -1), threshold=float(np.median(cuts))))
         notes += _edges(scheme, winners, settings)
     return Selection(tested, final, means, notes)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from dlprobe.data.manifest import crossing_sources, source_groups
 from dlprobe.errors import DataError
@@ -19,7 +20,6 @@ from dlprobe.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    import pandas as pd
     from numpy.typing import NDArray
 
 #: Below this number of source groups one hash split wastes too much, and folds are the default.
@@ -104,7 +104,10 @@ def assign(
     sources = source_groups(frame)
     named = bool((frame["split"] != "").any())
     if test is not None and test.any():
-        found = _held_out_set(sources, held, test[kept], n_folds, seed)
+        if n_folds:
+            msg = f"{n_folds} folds and a test set exclude each other; leave out --folds or --test"
+            raise DataError(msg)
+        found = _held_out_set(frame, sources, held, test[kept], seed)
     else:
         if n_folds is None:
             many = sources.nunique() >= FOLDS_BELOW_GROUPS
@@ -116,15 +119,19 @@ def assign(
 
 
 def _held_out_set(
-    sources: pd.Series, held: NDArray[np.bool_], test: NDArray[np.bool_], n_folds: int | None, seed: int
+    frame: pd.DataFrame, sources: pd.Series, held: NDArray[np.bool_], test: NDArray[np.bool_], seed: int
 ) -> Assignment:
-    if n_folds:
-        msg = f"{n_folds} folds and a test set exclude each other; leave out --folds or --test"
-        raise DataError(msg)
     shared = sources.isin(set(sources[test])).to_numpy(dtype=bool) & ~test
-    percent = sources.map(lambda name: _hash(name, seed) % 100).to_numpy()
-    groups = np.select([test, shared | held, percent < _VAL_PCT], [2, UNUSED, 1], 0).astype(np.int64)
-    text = f"test set apart, the rest by hash of source_id {100 - _VAL_PCT}/{_VAL_PCT}"
+    rest = frame["split"].where(~pd.Series(test, index=frame.index), "")
+    if (rest != "").any():
+        splits = _named_splits(frame.assign(split=rest), sources, seed)
+        text = "test set apart, the rest as the manifest's train and val"
+    else:
+        percent = sources.map(lambda name: _hash(name, seed) % 100).to_numpy()
+        splits = np.where(percent < _VAL_PCT, "val", "train")
+        text = f"test set apart, the rest by hash of source_id {100 - _VAL_PCT}/{_VAL_PCT}"
+    groups = np.select([test, shared | held, splits == "val", splits == "train"], [2, UNUSED, 1, 0], UNUSED)
+    groups = groups.astype(np.int64)
     if shared.any():
         text += f"; {sources[shared].nunique()} groups of sources left out of training because the test set holds them"
     return _single(groups, text)
@@ -134,8 +141,9 @@ def _nested(sources: pd.Series, held: NDArray[np.bool_], n_folds: int, seed: int
     names = sorted(sources.unique(), key=lambda name: _hash(name, seed))
     if n_folds < 3 or len(names) < n_folds:
         msg = (
-            f"{n_folds} folds of {len(names)} groups of sources: nested folds need at least 3, and as many groups; "
-            "add photographs (or name splits in the manifest)"
+            f"{n_folds} folds of {len(names)} groups of sources (joined by donors, the largest of "
+            f"{sources.value_counts().iloc[0]} windows): nested folds need at least 3, and as many groups; "
+            "add photographs, or name splits in the manifest"
         )
         raise DataError(msg)
     number = {name: i % n_folds for i, name in enumerate(names)}
@@ -155,13 +163,7 @@ def _nested(sources: pd.Series, held: NDArray[np.bool_], n_folds: int, seed: int
 
 def _split(windows: pd.DataFrame, sources: pd.Series, held: NDArray[np.bool_], seed: int, named: bool) -> Assignment:
     if named:
-        if crossing := crossing_sources(windows):
-            msg = f"{len(crossing)} sources cross the manifest's splits (first: {crossing[0]}); split by source_id"
-            raise DataError(msg)
-        splits = windows["split"].to_numpy(dtype=object).copy()
-        if not (splits == "val").any():
-            young = np.array([_hash(name, seed) % 100 < _VAL_PCT for name in sources])
-            splits[(splits == "train") & young] = "val"
+        splits = _named_splits(windows, sources, seed)
         text = "the manifest's split"
     else:
         percent = sources.map(lambda name: _hash(name, seed) % 100).to_numpy()
@@ -171,6 +173,18 @@ def _split(windows: pd.DataFrame, sources: pd.Series, held: NDArray[np.bool_], s
     groups = np.array([number[str(split)] for split in splits], np.int64)
     groups[held & (groups != 2)] = UNUSED
     return _single(groups, text)
+
+
+def _named_splits(windows: pd.DataFrame, sources: pd.Series, seed: int) -> NDArray[np.object_]:
+    """Return the manifest's splits; where it has no val, some sources of train choose."""
+    if crossing := crossing_sources(windows):
+        msg = f"{len(crossing)} sources cross the manifest's splits (first: {crossing[0]}); split by source_id"
+        raise DataError(msg)
+    splits: NDArray[np.object_] = windows["split"].to_numpy(dtype=object).copy()
+    if not (splits == "val").any():
+        young = np.array([_hash(name, seed) % 100 < _VAL_PCT for name in sources])
+        splits[(splits == "train") & young] = "val"
+    return splits
 
 
 def _single(groups: NDArray[np.int64], text: str) -> Assignment:

@@ -210,8 +210,10 @@ def test_signals_end_in_order(projection, tmp_path, tree, number, status):
     assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
 
 
+#: A shell starts its background jobs with SIGINT ignored, and children inherit that: hence the first lines.
 SIGNALLED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {folder!r})
 import projection
 from dlprobe.extraction import extract

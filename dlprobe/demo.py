@@ -39,7 +39,7 @@ FLOOR_WEIGHTS = "random:0"
 #: What the floor is measured on: a ViT-S takes half a second a window on two cores.
 FLOOR_GENERATORS = ("", "pca", "telea+pca", "ns+pca", "donor+pca")
 FLOOR_SOURCES = 10
-#: Of the sliding window, at windows of 504 px; twice the recipe's, which is enough for pictures and saves ten seconds.
+#: Of the sliding window, at windows of 504 px; twice the recipe's, which is enough for pictures.
 STRIDE_PX = 252
 #: Longest side of a photograph in the demo: larger ones would only add windows.
 SIDE_PX = 640

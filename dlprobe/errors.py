@@ -39,3 +39,7 @@ class MetricError(DlprobeError):
 
 class OutputError(DlprobeError):
     """An output path exists and is something else, or cannot be written."""
+
+
+class ExtraError(DlprobeError):
+    """Something needs an optional dependency that is not installed."""

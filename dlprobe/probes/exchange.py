@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlprobe.errors import OutputError, ProbeError
+from dlprobe.extras import require
 from dlprobe.probes.probe import Probe
 from dlprobe.publish import publish
 from dlprobe.spec import canonical_json
@@ -45,19 +46,18 @@ def export_onnx(probe: Probe, path: str | Path) -> Path:
     ------
     OutputError
         If the folder does not exist.
+    ExtraError
+        If the packages ``onnx`` and ``onnxruntime`` are missing.
     ProbeError
-        If the packages ``onnx`` and ``onnxruntime`` are missing, or the graph computes something else.
+        If the graph computes something else.
     """
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         msg = f"cannot write a graph to {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}"
         raise OutputError(msg)
-    try:
-        content = _graph(probe)
-        _check_graph(content, probe)
-    except ModuleNotFoundError as error:
-        msg = f"writing ONNX needs the package {error.name}; install dlprobe[onnx]"
-        raise ProbeError(msg) from error
+    require("onnx", "writing ONNX", "onnx", "onnxruntime")
+    content = _graph(probe)
+    _check_graph(content, probe)
     with publish(path) as scratch:
         scratch.write_bytes(content)
     return path

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from dlprobe.backbones import Backbone, load_backbone
 from dlprobe.backbones.sources.hf_configurations import known_models
 from dlprobe.backbones.weights.perturbed import build_quietly, perturb
-from dlprobe.errors import BackboneError
+from dlprobe.errors import BackboneError, ExtraError
 
 transformers = pytest.importorskip("transformers")
 
@@ -279,5 +279,5 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
 def test_without_transformers_the_extra_is_named(folder, monkeypatch):
     path, _ = folder("dinov2")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(BackboneError, match=r"pip install 'dlprobe\[hf\]'"):
+    with pytest.raises(ExtraError, match=r"pip install 'dlprobe\[hf\]'"):
         load(path)

@@ -1,8 +1,8 @@
 """The back end diffusers with a tiny pipeline of random weights: the classes are the real ones."""
 
-import importlib.util
 import json
 import shutil
+import sys.util
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from dlprobe.data.images import read_image, read_mask
 from dlprobe.data.synthesis import SynthesisSettings, synthesize
 from dlprobe.data.synthesis.generator import open_backend
 from dlprobe.data.synthesis.photographs import load_photograph
-from dlprobe.errors import DataError
+from dlprobe.errors import DataError, ExtraError
 
 SETTINGS = SynthesisSettings(window_px=56, side_px=70, shares=(0.25,))
 
@@ -249,7 +249,6 @@ def test_a_pipeline_that_pastes_or_blackens_makes_rejects(inpainting, photograph
 
 
 def test_a_missing_extra_is_one_line_that_names_it(monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else found(name))
-    with pytest.raises(DataError, match=r"needs diffusers; install it with pip install 'dlprobe\[diffusers\]'"):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ExtraError, match=r"needs diffusers; install with pip install 'dlprobe\[diffusers\]'"):
         open_backend("diffusers", model="x")

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from dlprobe.errors import OutputError, ProbeError
+from dlprobe.errors import ExtraError, OutputError, ProbeError
 from dlprobe.probes import Probe, make_card
 from dlprobe.probes.exchange import export_onnx, page, pull, push
 
@@ -59,7 +59,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ProbeError, match=r"needs the package onnx.*install dlprobe\[onnx\]"):
+    with pytest.raises(ExtraError, match=r"needs onnx.*dlprobe\[onnx\]"):
         export_onnx(probe(), tmp_path / "probe.onnx")
 
 

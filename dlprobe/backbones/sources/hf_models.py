@@ -23,6 +23,7 @@ from dlprobe.backbones.weights.state import DROPPED_PATTERNS, fit_state
 from dlprobe.backbones.weights.transformers_names import to_transformers
 from dlprobe.data.tiling import RESIZE_RULE
 from dlprobe.errors import BackboneError
+from dlprobe.extras import require
 from dlprobe.spec import ModelSpec, fingerprint, sha256_of_file
 
 if TYPE_CHECKING:
@@ -184,11 +185,9 @@ def _tensors(path: Path) -> Tensors:
 
 
 def _build(fields: dict[str, Any], tensors: Tensors | None, name: str) -> torch.nn.Module:
-    try:
-        from transformers import AutoConfig, AutoModel
-    except ModuleNotFoundError as error:
-        msg = f"{name} needs transformers; install it with pip install 'dlprobe[hf]', or take the timm: form"
-        raise BackboneError(msg) from error
+    require("hf", name, "transformers")
+    from transformers import AutoConfig, AutoModel
+
     fields = dict(fields)
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     side = _position_side(tensors or {})

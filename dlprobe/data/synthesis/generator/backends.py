@@ -16,6 +16,7 @@ from dlprobe.data.synthesis.autoencoders import (
 from dlprobe.data.synthesis.families import through
 from dlprobe.data.synthesis.inpainters import INPAINTERS
 from dlprobe.errors import DataError
+from dlprobe.extras import require
 from dlprobe.registry import Registry
 
 if TYPE_CHECKING:
@@ -209,14 +210,12 @@ def diffusers_synthesizer(
 
     Raises
     ------
+    ExtraError
+        If diffusers is not installed.
     DataError
-        If diffusers is not installed, no model is named, or it cannot be loaded or used as asked.
+        If no model is named, or it cannot be loaded or used as asked.
     """
-    from importlib.util import find_spec
-
-    if missing := [name for name in ("diffusers", "transformers") if find_spec(name) is None]:
-        msg = f"the back end diffusers needs {' and '.join(missing)}; install it with pip install 'dlprobe[diffusers]'"
-        raise DataError(msg)
+    require("diffusers", "the back end diffusers", "diffusers", "transformers")
     from dlprobe.data.synthesis.generator.diffusion import DiffusionSettings, DiffusionSynthesizer
 
     settings = DiffusionSettings(

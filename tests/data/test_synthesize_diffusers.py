@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import sys.util
+import sys
 
 import numpy as np
 import pytest

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .boundary import EXIT_REJECTS, talk
-from .options import JsonOpt, RootOpt
+from .options import JsonOpt, MaxPixelsOpt, RootOpt, pixel_limit
 from .output import emit
 from .progress import progress_bar
 
@@ -41,6 +41,7 @@ def verify(
     root: RootOpt = None,
     weights: WeightsOpt = None,
     seed: Annotated[int, typer.Option("--seed", help="Draws the windows of --deep.")] = 0,
+    max_pixels: MaxPixelsOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Compare every stored byte with its checksum; exit with 3 if something is damaged."""
@@ -54,7 +55,8 @@ def verify(
         from dlprobe.data import Manifest
         from dlprobe.extraction import backbone_of, recheck
 
-        damages = recheck(Manifest.read(manifest, root), backbone_of(path, weights=weights), path, deep, seed=seed)
+        table, model = Manifest.read(manifest, root), backbone_of(path, weights=weights)
+        damages = recheck(table, model, path, deep, seed=seed, **pixel_limit(max_pixels))
     emit([damage._asdict() for damage in damages], as_json=as_json)
     talk(f"{len(damages)} damages" if damages else "every stored byte agrees with its checksum")
     if damages:
@@ -68,6 +70,7 @@ def repair(
     root: RootOpt = None,
     weights: WeightsOpt = None,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Repair though the execution differs.")] = False,
+    max_pixels: MaxPixelsOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Compute again what is damaged or missing in a cache; exit with 3 if other bytes come out than were recorded."""
@@ -76,8 +79,14 @@ def repair(
     from dlprobe.extraction import repair as run
 
     with progress_bar("repair", "windows") as progress:
-        backbone = backbone_of(path, weights=weights)
-        report = run(Manifest.read(manifest, root), backbone, path, allow_mixed=allow_mixed, progress=progress)
+        report = run(
+            Manifest.read(manifest, root),
+            backbone_of(path, weights=weights),
+            path,
+            allow_mixed=allow_mixed,
+            **pixel_limit(max_pixels),
+            progress=progress,
+        )
     emit([report.row()], as_json=as_json)
     if report.different:
         talk(f"blocks {', '.join(map(str, report.different))} came out other than they were recorded")

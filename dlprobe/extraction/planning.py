@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 
@@ -60,6 +60,18 @@ class Plan:
     @property
     def _layout(self) -> Layout:
         return Layout(self.cache_spec, len(self.windows), manifest_bytes=1)
+
+
+class PlanSettings(TypedDict, total=False):
+    """Settings of `plan` that other functions hand on."""
+
+    stride_px: int
+    tiling: str
+    views: int
+    degrade: str | None
+    dtype: str
+    block_windows: int | None
+    seed: int
 
 
 def plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
@@ -14,10 +14,11 @@ from dlprobe.cache.care.restoring import restore_fixed
 from dlprobe.cache.care.verify import Damage
 from dlprobe.cache.layout import WINDOW_FIELDS, record_path
 from dlprobe.cache.records import read_block_record
+from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import CacheError
 from dlprobe.extraction.decoding import Unreadable, decode, images_of
 from dlprobe.extraction.embedding import run_backbone
-from dlprobe.extraction.planning import degradations_of, plan
+from dlprobe.extraction.planning import PlanSettings, degradations_of, plan
 from dlprobe.extraction.running import cache_plan, fill
 from dlprobe.extraction.stopping import sigterm_raises
 from dlprobe.spec import require_same
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from dlprobe.backbones.base import Backbone
     from dlprobe.cache.records import BlockRecord
     from dlprobe.data.manifest import Manifest
-    from dlprobe.extraction.decoding import ImageWindows
+    from dlprobe.extraction.decoding import Crops
     from dlprobe.extraction.running import Progress
     from dlprobe.spec import CacheSpec
 
@@ -76,8 +77,9 @@ def repair(
     path: str | os.PathLike[str],
     *,
     allow_mixed: bool = False,
+    max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[PlanSettings],
 ) -> RepairReport:
     """Verify a cache and compute again what is damaged or missing, and nothing else.
 
@@ -91,6 +93,8 @@ def repair(
         Folder of the cache.
     allow_mixed : bool
         Compute under other pins than the cache was begun with.
+    max_pixels : int
+        As it was then: images and masks with more pixels are rejects.
     progress : callable, optional
         Called with the number of windows that are sound and in all.
     **settings
@@ -120,7 +124,7 @@ def repair(
         before = {block: _readable_record(root, block) for block in blocks}
         for block in blocks:
             writer.forget(block)
-        fill(writer, planned, manifest, backbone, progress)
+        fill(writer, planned, manifest, backbone, progress, max_pixels=max_pixels)
     different = [
         block for block, old in before.items() if old is not None and old != read_block_record(record_path(root, block))
     ]
@@ -128,7 +132,13 @@ def repair(
 
 
 def recheck(
-    manifest: Manifest, backbone: Backbone, path: str | os.PathLike[str], count: int, *, seed: int = 0
+    manifest: Manifest,
+    backbone: Backbone,
+    path: str | os.PathLike[str],
+    count: int,
+    *,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Damage]:
     """Embed some windows again and compare them with the cache.
 
@@ -144,6 +154,8 @@ def recheck(
         Number of windows, drawn from those that were not rejected.
     seed : int
         Of the draw.
+    max_pixels : int
+        As for the extraction: larger images cannot be read.
 
     Returns
     -------
@@ -170,7 +182,9 @@ def recheck(
     windows = table[list(WINDOW_FIELDS)].to_numpy(np.int32)
     found: list[Damage] = []
     for part in images_of(windows):
-        found.extend(_recheck_image(cache, manifest, backbone, part, drawn[part.positions]))
+        crops = decode(manifest, part, cache.model_spec, degradations_of(cache.cache_spec), max_pixels)
+        image = str(manifest.frame["path"].iloc[part.image])
+        found.extend(_recheck_image(cache, backbone, image, crops, drawn[part.positions]))
     return found
 
 
@@ -213,10 +227,8 @@ def backbone_of(path: str | os.PathLike[str], *, weights: str | None = None) -> 
 
 
 def _recheck_image(
-    cache: FeatureCache, manifest: Manifest, backbone: Backbone, part: ImageWindows, drawn: NDArray[np.int64]
+    cache: FeatureCache, backbone: Backbone, path: str, crops: Crops | Unreadable, drawn: NDArray[np.int64]
 ) -> list[Damage]:
-    path = str(manifest.frame["path"].iloc[part.image])
-    crops = decode(manifest, part, cache.model_spec, degradations_of(cache.cache_spec))
     blocks = drawn // cache.cache_spec.block_windows
     if isinstance(crops, Unreadable):
         return [Damage(path, int(blocks[0]), (path,), crops.reason)]
@@ -237,13 +249,13 @@ def _needs_restoring(damages: list[Damage]) -> bool:
     return any(damage.block is None for damage in damages)
 
 
-def _settings_of(root: Path) -> dict[str, Any] | None:
+def _settings_of(root: Path) -> PlanSettings | None:
     try:
         spec: CacheSpec = FeatureCache(root).cache_spec
     except CacheError:
         return None
-    names = ("stride_px", "tiling", "views", "degrade", "dtype", "block_windows", "seed")
-    return {name: getattr(spec, name) for name in names}
+    names = PlanSettings.__annotations__
+    return cast("PlanSettings", {name: getattr(spec, name) for name in names})
 
 
 def _readable_record(root: Path, block: int) -> BlockRecord | None:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import BackboneError, DataError
 from dlprobe.extraction.decoding import decoded_ahead
 from dlprobe.extraction.embedding import compute_block, reference_embedding, with_moments
-from dlprobe.extraction.planning import Plan, degradations_of, plan
+from dlprobe.extraction.planning import Plan, PlanSettings, degradations_of, plan
 from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dlprobe.cache import CacheWriter, Reject, Shard
     from dlprobe.data.manifest import Manifest
     from dlprobe.extraction.embedding import BlockContent
+    from dlprobe.spec import ModelSpec
 
 Progress = Callable[[int, int], None]
 
@@ -90,13 +91,6 @@ def extract(
     path: str | os.PathLike[str],
     *,
     window_px: int | None = None,
-    stride_px: int = 504,
-    tiling: str = "spread",
-    views: int = 1,
-    degrade: str | None = None,
-    dtype: str = "float16",
-    block_windows: int | None = None,
-    seed: int = 0,
     retry_rejects: bool = False,
     allow_mixed: bool = False,
     shard: Shard = (0, 1),
@@ -104,6 +98,7 @@ def extract(
     compress: bool = False,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
+    **settings: Unpack[PlanSettings],
 ) -> ExtractionReport:
     """Embed every window of a manifest and keep the result; blocks that are there already are left alone.
 
@@ -120,12 +115,8 @@ def extract(
         Folder of the cache: absent, empty, or a cache of the same identity to be completed.
     window_px : int, optional
         Side of the window; must be the one that the backbone was loaded for.
-    stride_px, tiling, views, degrade, dtype, block_windows, seed
-        See `dlprobe.extraction.plan`.
-    retry_rejects : bool
-        Compute blocks with rejected windows anew.
-    allow_mixed : bool
-        Go on with a cache that was begun under other pins.
+    retry_rejects, allow_mixed : bool
+        Compute blocks with rejected windows anew; go on with a cache that was begun under other pins.
     shard : tuple of int
         Which of how many: ``(i, n)`` computes every n-th block from block i on. Shards may run at the same time, on
         one machine or on several that share a file system with locks.
@@ -137,6 +128,9 @@ def extract(
         Images and masks with more pixels are rejects; raise it for files that you trust. No part of the identity.
     progress : callable, optional
         Called with the number of windows done and in all.
+    **settings
+        ``stride_px``, ``tiling``, ``views``, ``degrade``, ``dtype``, ``block_windows``, ``seed``: see
+        `dlprobe.extraction.plan`.
 
     Returns
     -------
@@ -155,31 +149,15 @@ def extract(
     CacheError
         If another process writes the cache, the disk is full, or a value overflows the storage type.
     """
-    if window_px is not None and window_px != backbone.spec.window_px:
-        msg = (
-            f"window_px is {window_px}, {backbone.spec.backbone} was loaded for {backbone.spec.window_px}; "
-            f"load it with window_px={window_px}"
-        )
-        raise BackboneError(msg)
-    planned = plan(
-        manifest,
-        backbone.spec,
-        stride_px=stride_px,
-        tiling=tiling,
-        views=views,
-        degrade=degrade,
-        dtype=dtype,
-        block_windows=block_windows,
-        seed=seed,
-    )
+    _require_window(backbone.spec, window_px)
+    planned = plan(manifest, backbone.spec, **settings)
     made_from = replace(cache_plan(planned, manifest, backbone), store=store, compress=compress)
     with sigterm_raises(), open_writer(Path(path), made_from, shard=shard, allow_mixed=allow_mixed) as writer:
         drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
         if retry_rejects:
             _forget_rejects(writer)
         done = fill(writer, planned, manifest, backbone, progress, max_pixels=max_pixels)
-        rejected = tuple(reject for block in writer.blocks for reject in writer.rejects(block))
-        _require_some(rejected, writer)
+        rejected = _rejected(writer)
     return ExtractionReport(Path(path), writer.n_windows, done, writer.n_windows - done, rejected, drift)
 
 
@@ -259,10 +237,21 @@ def _forget_rejects(writer: CacheWriter) -> None:
             writer.forget(block)
 
 
-def _require_some(rejected: tuple[Reject, ...], writer: CacheWriter) -> None:
+def _require_window(spec: ModelSpec, window_px: int | None) -> None:
+    if window_px not in {None, spec.window_px}:
+        msg = (
+            f"window_px is {window_px}, {spec.backbone} was loaded for {spec.window_px}; "
+            f"load it with window_px={window_px}"
+        )
+        raise BackboneError(msg)
+
+
+def _rejected(writer: CacheWriter) -> tuple[Reject, ...]:
+    """Return the rejects of a shard; if nothing but rejects came of it, take it away and raise."""
+    rejected = tuple(reject for block in writer.blocks for reject in writer.rejects(block))
     void = {window for reject in rejected for window in reject.windows}
     if len(void) < writer.n_windows or not void:
-        return
+        return rejected
     if writer.fresh:
         writer.discard()
     first = min(rejected, key=lambda reject: reject.windows)

@@ -192,3 +192,26 @@ def test_a_converted_cache_is_repaired_like_any_other(manifest, backbone, tmp_pa
     flip_chunk(cache, "embeddings", 1)
     repair(manifest, backbone, tmp_path / "hdf5")
     assert tree(tmp_path / "hdf5") == before
+
+
+def test_the_limit_of_pixels_is_that_of_the_extraction(manifest, backbone, tmp_path, tree):
+    limit = 15_000
+    assert (manifest.frame["width"] * manifest.frame["height"] > limit).sum() == 1
+    large = int((manifest.frame["width"] * manifest.frame["height"]).argmax())
+    extract(manifest, backbone, tmp_path / "cache", max_pixels=limit, **SETTINGS)
+    cache = open_cache(tmp_path / "cache")
+    block = int(np.flatnonzero(cache.windows["image"] == large)[0]) // SETTINGS["block_windows"]
+    before = tree(tmp_path / "cache")
+    flip_chunk(cache, "coverage", block)
+    assert repair(manifest, backbone, tmp_path / "cache", max_pixels=limit).different == ()
+    assert tree(tmp_path / "cache") == before
+    flip_chunk(cache, "coverage", block)
+    assert repair(manifest, backbone, tmp_path / "cache").different == (block,)
+
+
+def test_rechecking_reads_as_large_images_as_it_is_told(manifest, backbone, tmp_path):
+    extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+    count = len(open_cache(tmp_path / "cache").windows)
+    assert recheck(manifest, backbone, tmp_path / "cache", count) == []
+    [damage] = recheck(manifest, backbone, tmp_path / "cache", count, max_pixels=15_000)
+    assert "more than 15,000" in damage.reason

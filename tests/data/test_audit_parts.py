@@ -100,6 +100,27 @@ def test_a_background_under_an_inverted_mask_says_nothing_of_the_variant():
     assert [f.count for f in variant_findings([inverted, wrong])] == [1]
 
 
+@pytest.mark.parametrize(
+    ("path", "variant", "inside", "outside", "expected"),
+    [
+        ("a.png", "fr", 0.0, 1.5, 0),  # a smooth place painted smooth, behind an auto-encoder
+        ("a.jpg", "sp", 0.2, 3.0, 0),  # the same behind compression
+        ("a.png", "sp", 0.0, 1.5, -1),
+        ("a.png", "aesp", 0.0, 4.0, -1),
+        ("a.jpg", "sp", 3.0, 80.0, -1),
+        ("a.png", "fr", 1.2, 94.1, -1),
+        ("a.png", "fr", 6.6, 65.0, -1),
+        ("a.png", "fr", 15.0, 25.0, 0),
+        ("a.png", "fr", 94.1, 1.2, 1),
+        ("a.png", "sp", 0.0, 0.4, 0),
+    ],
+)
+def test_small_changes_do_not_turn_a_mask_round(path, variant, inside, outside, expected):
+    subject = Subject(path, "m", variant, "g", "", "", ("q",))
+    seen = Examination(subject=subject, partner="q", white_share=0.3, inside=inside, outside=outside)
+    assert polarity(seen) == expected
+
+
 def test_grey_jpeg_other_formats_and_masks_without_background(tmp_path, pair):
     original, mask, pasted, _ = pair
     grey = np.asarray(Image.fromarray(original).convert("L").convert("RGB"))

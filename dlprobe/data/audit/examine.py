@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 #: How many authentic images of the same photograph and size are tried as the partner (crops share a source_id).
 MOST_PARTNERS = 4
-_LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+#: Endings of files whose compression changes pixels by itself.
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 
 
 class Subject(NamedTuple):
@@ -103,7 +104,7 @@ def examine(root: Path, subject: Subject, max_pixels: int = MAX_PIXELS) -> Exami
     mask = np.zeros(image.shape[:2], np.bool_) if grey is None else grey > MASK_THRESHOLD
     partner, original = _partner(root, subject.partners, image, max_pixels)
     inside, outside = _differences(original, image, mask) if original is not None else (float("nan"), float("nan"))
-    exact = not partner.lower().endswith(_LOSSY_SUFFIXES)
+    exact = not partner.lower().endswith(LOSSY_SUFFIXES)
     return Examination(
         subject=subject,
         levels=0 if grey is None else int(np.count_nonzero(np.bincount(grey.ravel(), minlength=256))),

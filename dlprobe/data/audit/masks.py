@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
+from dlprobe.data.audit.examine import LOSSY_SUFFIXES
 from dlprobe.data.images import MASK_THRESHOLD
 from dlprobe.data.layouts.base import Finding
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 INVERTED_RATIO = 2.0
 #: Differences below this many grey levels say nothing of polarity.
 LEAST_DIFFERENCE = 1.0
+#: From here on a difference is one of content. Compression and an auto-encoder's round trip stay below it, so that a
+#: small change in a smooth place does not make a right mask look inverted.
+CONTENT_DIFFERENCE = 20.0
+#: Variants whose background is the photograph's own: in a lossless file, black that changed at all is wrong.
+_KEPT_BACKGROUND = frozenset({"sp", "aesp"})
 #: Without a partner, masks whose white covers more than this are suspected.
 SUSPECT_SHARE = 0.5
 #: White outside these shares leaves nothing to compare.
@@ -107,7 +113,8 @@ def polarity(e: Examination) -> int:
     if not e.partner or not 0 < e.white_share < 1 or max(e.inside, e.outside) < LEAST_DIFFERENCE:
         return 0
     if e.outside > INVERTED_RATIO * e.inside:
-        return -1
+        lossless = not e.subject.path.lower().endswith(LOSSY_SUFFIXES)
+        return -int(e.outside >= CONTENT_DIFFERENCE or (lossless and e.subject.variant in _KEPT_BACKGROUND))
     return int(e.inside > INVERTED_RATIO * e.outside)
 
 

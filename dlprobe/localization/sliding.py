@@ -1,4 +1,4 @@
-"""The sliding window: from an image, a backbone and a probe to a score map.
+"""The sliding window: from images, a backbone and a probe to score maps.
 
 The recipe is DinoLizer's official inference (arXiv 2511.20722): windows of 504 px every 128 px with the last one
 clamped, bicubic upsampling of patch logits (``align_corners=False``), sum over windows divided by their number, and
@@ -8,20 +8,20 @@ resized back.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from dlprobe.data.images import enlarge
-from dlprobe.data.tiling import Box, tile
+from dlprobe.data.tiling import Box, tile, working_size
 from dlprobe.errors import DataError, ProbeError
-from dlprobe.localization.canvas import LogitCanvas, scores_of
+from dlprobe.localization.planes import Scratch
+from dlprobe.localization.settings import Adaptive, Aggregate, Blend, SlidingSettings, Upsample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
     from numpy.typing import NDArray
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from dlprobe.backbones import Backbone
     from dlprobe.probes import Probe
 
-Upsample = Literal["bicubic", "bilinear", "nearest"]
-Aggregate = Literal["mean", "sum"]
-UPSAMPLES: tuple[Upsample, ...] = ("bicubic", "bilinear", "nearest")
-AGGREGATES: tuple[Aggregate, ...] = ("mean", "sum")
+Key = TypeVar("Key")
+
+#: Above it an image is refused: a strip of 1 x 20,000 px would be enlarged to five billion.
+MAX_WORKING_PIXELS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreMap:
-    """What a probe says of each pixel.
+    """What a probe says of each pixel. Large arrays are read-only memory maps of files that vanish with them.
 
     Attributes
     ----------
@@ -49,22 +49,24 @@ class ScoreMap:
         Aggregated logits at working size.
     n_windows : ndarray of int32, shape (working height, working width)
         Windows that saw each pixel, at working size.
+    working_scores : ndarray of float32, shape (working height, working width)
+        Score of INPAINTED at working size, on which whole-image numbers are taken.
+    windows_seen, windows_dense : int
+        Windows that were looked at, and that the stride would have looked at without ``adaptive``.
     """
 
     scores: NDArray[np.float32]
     disagreement: NDArray[np.float32]
     logits: NDArray[np.float32]
     n_windows: NDArray[np.int32]
+    working_scores: NDArray[np.float32]
+    windows_seen: int
+    windows_dense: int
 
     @property
     def inpainted(self) -> NDArray[np.float32]:
         """Score of INPAINTED at the image's own size, shape (height, width)."""
         return self.scores if self.scores.ndim == 2 else self.scores[..., -1]
-
-    @property
-    def working_scores(self) -> NDArray[np.float32]:
-        """Score of INPAINTED at working size, on which whole-image numbers are taken."""
-        return scores_of(self.logits)[..., -1]
 
 
 def score_map(
@@ -76,6 +78,8 @@ def score_map(
     stride_px: int = 128,
     upsample: Upsample = "bicubic",
     aggregate: Aggregate = "mean",
+    blend: Blend = "none",
+    adaptive: Adaptive | None = None,
 ) -> ScoreMap:
     """Slide a window over an image and return the score of each pixel.
 
@@ -89,13 +93,8 @@ def score_map(
         With one logit, or three in the order PRISTINE, AUTOENCODED, INPAINTED.
     window_px : int, optional
         Side of the window; that of the backbone by default, and no other is possible.
-    stride_px : int
-        Distance of two windows; the last one is clamped to the border.
-    upsample : {"bicubic", "bilinear", "nearest"}
-        From patches to pixels, of logits.
-    aggregate : {"mean", "sum"}
-        Of the logits of overlapping windows. A sum makes borders and centre incomparable; it is there to reproduce
-        others' numbers.
+    stride_px, upsample, aggregate, blend, adaptive
+        See `SlidingSettings`.
 
     Returns
     -------
@@ -110,41 +109,135 @@ def score_map(
     ProbeError
         If the probe has neither one nor three logits, or `window_px` is not the backbone's.
     """
-    _check_options(upsample, aggregate)
-    _check(image, backbone, probe, window_px)
-    side = backbone.spec.window_px
-    working = enlarge(image, side)
-    height, width = working.shape[:2]
-    boxes = tile(height, width, side, stride_px, "cover")
-    canvas = LogitCanvas(height, width, len(probe.bias))
-    head = _Head(backbone, probe)
-    for batch in _batched(boxes, backbone.pins.batch_size):
-        windows = np.stack([working[box.slices] for box in batch])
-        pixels = _upsampled(head(windows), side, upsample)
-        for box, logits in zip(batch, pixels, strict=True):
-            canvas.feed(box, logits)
-    logits = canvas.logits(aggregate)
-    scores = resize_to(scores_of(logits), image.shape[:2])
-    disagreement = resize_to(canvas.disagreement()[..., None], image.shape[:2])[..., 0]
-    return ScoreMap(scores[..., 0] if scores.shape[-1] == 1 else scores, disagreement, logits, canvas.n_windows)
+    settings = SlidingSettings(
+        stride_px=stride_px, upsample=upsample, aggregate=aggregate, blend=blend, adaptive=adaptive
+    )
+    if window_px not in {None, backbone.spec.window_px}:
+        msg = (
+            f"window_px is {window_px}, the backbone was loaded for {backbone.spec.window_px}; load it for that window"
+        )
+        raise ProbeError(msg)
+    ((_, found),) = score_maps([(None, image)], backbone, probe, settings)
+    return found
 
 
-def resize_to(maps: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return maps of values in [0, 1] at another size: PIL bicubic on each channel, then clipped to [0, 1].
+def score_maps(
+    items: Iterable[tuple[Key, NDArray[np.uint8]]],
+    backbone: Backbone,
+    probe: Probe,
+    settings: SlidingSettings | None = None,
+    *,
+    scratch: Scratch | None = None,
+) -> Iterator[tuple[Key, ScoreMap]]:
+    """Slide a window over images; the windows of several images share a batch.
+
+    An image is asked for when the windows at hand do not fill a batch, so that only the images of one batch are held.
 
     Parameters
     ----------
-    maps : ndarray of float32, shape (height, width, channels)
-        Probabilities.
-    size : tuple of int
-        New height and width.
+    items : iterable of (key, ndarray of uint8, shape (height, width, 3))
+        RGB images of any size, with whatever tells them apart.
+    backbone, probe : Backbone, Probe
+        As for `score_map`.
+    settings : SlidingSettings, optional
+    scratch : Scratch, optional
+        Where large maps are kept.
+
+    Yields
+    ------
+    tuple of (key, ScoreMap)
+        In the order of `items`.
+
+    Raises
+    ------
+    DataError, IdentityError, ProbeError
+        As for `score_map`.
     """
-    if maps.shape[:2] == tuple(size):
-        return maps
-    height, width = size
-    channels = [Image.fromarray(np.ascontiguousarray(maps[..., i])) for i in range(maps.shape[-1])]
-    resized = [np.asarray(channel.resize((width, height), Image.Resampling.BICUBIC)) for channel in channels]
-    return np.asarray(np.clip(np.stack(resized, axis=-1), 0, 1), dtype=np.float32)
+    _check(backbone, probe)
+    head = _Head(backbone, probe)
+    jobs = (_Job(key, image, head, settings or SlidingSettings(), scratch or Scratch()) for key, image in items)
+    return _run(jobs, head, max(1, backbone.pins.batch_size))
+
+
+def _run(waiting: Iterator[_Job[Key]], head: _Head, size: int) -> Iterator[tuple[Key, ScoreMap]]:
+    jobs: deque[_Job[Key]] = deque()
+    queue: deque[tuple[_Job[Key], Box]] = deque()
+    more = True
+    while more or queue:
+        while more and len(queue) < size:
+            job = next(waiting, None)
+            if job is None:
+                more = False
+            else:
+                jobs.append(job)
+                queue.extend((job, box) for box in job.wanted)
+        batch = [queue.popleft() for _ in range(min(size, len(queue)))]
+        if batch:
+            _look(batch, head)
+        while jobs and jobs[0].finished:
+            done = jobs.popleft()
+            yield done.key, done.result()
+
+
+def _look(batch: list[tuple[_Job[Key], Box]], head: _Head) -> None:
+    """Run the windows of a batch through backbone and probe and give the logits to their images."""
+    logits = head(np.stack([job.pixels[box.slices] for job, box in batch]))
+    start = 0
+    while start < len(batch):
+        job, stop = batch[start][0], start
+        while stop < len(batch) and batch[stop][0] is job:
+            stop += 1
+        job.receive([box for _, box in batch[start:stop]], logits[start:stop])
+        start = stop
+
+
+class _Job(Generic[Key]):
+    """One image on its way: its pixels at working size, the windows that it wants, its canvas."""
+
+    def __init__(
+        self, key: Key, image: NDArray[np.uint8], head: _Head, settings: SlidingSettings, scratch: Scratch
+    ) -> None:
+        from dlprobe.localization.canvas import LogitCanvas
+
+        self.key = key
+        side = head.window_px
+        height, width = _checked_size(image, side)
+        self.pixels = enlarge(image, side)
+        self._canvas = LogitCanvas(
+            (height, width),
+            (image.shape[0], image.shape[1]),
+            head.n_logits,
+            window_px=side,
+            settings=settings,
+            device=head.canvas_device,
+            scratch=scratch,
+        )
+        self.wanted = sorted(tile(height, width, side, settings.stride_px, "cover"), key=self._canvas.sort_key)
+        self._left = self._dense = len(self.wanted)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all windows are in."""
+        return self._left == 0
+
+    def receive(self, boxes: list[Box], logits: torch.Tensor) -> None:
+        """Take the patch logits of some windows."""
+        self._canvas.feed(boxes, logits)
+        self._left -= len(boxes)
+
+    def result(self) -> ScoreMap:
+        """Return the maps."""
+        found = self._canvas.maps()
+        scores = found.scores[..., 0] if found.scores.shape[-1] == 1 else found.scores
+        return ScoreMap(
+            scores,
+            found.disagreement,
+            found.logits,
+            found.n_windows,
+            found.working_scores,
+            len(self.wanted),
+            self._dense,
+        )
 
 
 class _Head:
@@ -156,6 +249,10 @@ class _Head:
         self._backbone = backbone
         self._weights = torch.as_tensor(np.asarray(probe.weights, np.float32).T.copy())
         self._bias = torch.as_tensor(np.asarray(probe.bias, np.float32))
+        self.window_px = backbone.spec.window_px
+        self.n_logits = len(probe.bias)
+        # sums are float64, which no other accelerator has
+        self.canvas_device = torch.device(backbone.pins.device if backbone.pins.device == "cuda" else "cpu")
 
     def __call__(self, windows: NDArray[np.uint8]) -> torch.Tensor:
         embeddings = self._backbone(windows).float()
@@ -163,37 +260,23 @@ class _Head:
         return logits
 
 
-def _upsampled(logits: torch.Tensor, side_px: int, mode: Upsample) -> NDArray[np.float32]:
-    from torch.nn.functional import interpolate
-
-    align = None if mode == "nearest" else False
-    pixels = interpolate(logits.movedim(-1, 1), size=(side_px, side_px), mode=mode, align_corners=align)
-    return np.asarray(pixels.movedim(1, -1).cpu().numpy(), dtype=np.float32)
-
-
-def _batched(boxes: list[Box], size: int) -> Iterator[list[Box]]:
-    rest = iter(boxes)
-    while batch := list(islice(rest, max(1, size))):
-        yield batch
-
-
-def _check_options(upsample: str, aggregate: str) -> None:
-    for name, value, choices in (("upsample", upsample, UPSAMPLES), ("aggregate", aggregate, AGGREGATES)):
-        if value not in choices:
-            msg = f"{name} is {value!r}; write one of {', '.join(choices)}"
-            raise DataError(msg)
-
-
-def _check(image: NDArray[np.uint8], backbone: Backbone, probe: Probe, window_px: int | None) -> None:
+def _checked_size(image: NDArray[np.uint8], window_px: int) -> tuple[int, int]:
+    """Return an image's working size, or refuse the image."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         msg = f"an image must be uint8 (height, width, 3), this is {image.dtype} {image.shape}; convert it to RGB"
         raise DataError(msg)
+    height, width = working_size(image.shape[0], image.shape[1], window_px)
+    if height * width > MAX_WORKING_PIXELS:
+        msg = (
+            f"an image of {image.shape[1]}x{image.shape[0]} px would be enlarged to {width}x{height} px, "
+            f"more than {MAX_WORKING_PIXELS:,} pixels; cut it into less narrow pieces"
+        )
+        raise DataError(msg)
+    return height, width
+
+
+def _check(backbone: Backbone, probe: Probe) -> None:
     if len(probe.bias) not in {1, 3}:
         msg = f"the probe has {len(probe.bias)} logits; localization takes one or three"
         raise ProbeError(msg)
     probe.require_model(backbone.spec, "probe and backbone")
-    if window_px not in {None, backbone.spec.window_px}:
-        msg = (
-            f"window_px is {window_px}, the backbone was loaded for {backbone.spec.window_px}; load it for that window"
-        )
-        raise ProbeError(msg)

@@ -27,6 +27,7 @@ def extract(
     tiling: Annotated[str, typer.Option("--tiling", help="'spread' or 'cover'.")] = "spread",
     layers: Annotated[str, typer.Option("--layers", help="Blocks to concatenate, such as '-1' or '-1,-4'.")] = "-1",
     norm: Annotated[bool, typer.Option("--norm/--no-norm", help="Apply the final LayerNorm.")] = True,
+    cls: Annotated[bool, typer.Option("--cls", help="Store the CLS token of every window, too.")] = False,
     dtype: Annotated[str, typer.Option("--dtype", help="Stored type: float16, float32 or int8.")] = "float16",
     store: Annotated[str | None, typer.Option("--store", help="Back end of a new cache: zarr or hdf5.")] = None,
     compress: Annotated[bool, typer.Option("--compress", help="Compress all of a new zarr cache.")] = False,
@@ -66,7 +67,7 @@ def extract(
         batch_size=batch_size,
     )
     options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
-    options |= {"views": views, "degrade": degrade}
+    options |= {"views": views, "degrade": degrade, "cls": cls}
     if dry_run:
         emit([estimate(plan(table, model.spec, **options), model)], as_json=as_json)
         return

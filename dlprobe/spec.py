@@ -102,6 +102,9 @@ class CacheSpec:
         Windows in a block.
     manifest_sha256 : str
         Of the manifest's content (`dlprobe.data.Manifest.sha256`); its root does not count.
+    cls : bool
+        Whether the CLS token of every window is stored beside its patches. Left out of the record where it is not, so
+        that caches without it are what they were before there was a choice.
     """
 
     model: ModelSpec
@@ -113,16 +116,24 @@ class CacheSpec:
     dtype: Dtype
     block_windows: int
     manifest_sha256: str
+    cls: bool = False
 
     @property
     def fingerprint(self) -> str:
         """The cache_fingerprint: 64 hexadecimal digits."""
-        return fingerprint(asdict(self))
+        return fingerprint(self.record())
+
+    def record(self) -> dict[str, Any]:
+        """Return what is stored and hashed."""
+        found = asdict(self)
+        if not self.cls:
+            del found["cls"]
+        return found
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> CacheSpec:
         """Rebuild from JSON."""
-        found = _tuples(cls, record)
+        found = _tuples(cls, {"cls": False, **record})
         return cls(**{**found, "model": ModelSpec.from_dict(found["model"])})
 
 

@@ -113,6 +113,20 @@ class Backbone(Protocol):
         ...
 
 
+@runtime_checkable
+class GivesClassTokens(Backbone, Protocol):
+    """A backbone that has a CLS token, and gives it beside the patches."""
+
+    def with_class_tokens(self, windows: NDArray[np.uint8] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return embeddings (batch, rows, cols, width) and CLS tokens (batch, width) of windows, one forward."""
+        ...
+
+
+def no_class_token(name: str) -> BackboneError:
+    """Return the error of a backbone that was asked for CLS tokens and has none."""
+    return BackboneError(f"{name} gives no CLS token; leave --cls out, or choose a backbone that has one")
+
+
 #: Windows are near the size that B-Free and DinoLizer were trained at.
 TARGET_WINDOW_PX = 504
 

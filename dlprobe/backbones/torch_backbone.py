@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dlprobe.backbones.base import no_class_token
 from dlprobe.errors import BackboneError
 from dlprobe.spec import Pins
 
@@ -188,11 +189,15 @@ class TorchBackbone(ABC):
         return embeddings
 
     def class_tokens(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
-        """Return the CLS tokens of windows, of the same layers and norm as the embeddings.
+        """Return the CLS tokens of windows (see `with_class_tokens`), shape (batch, width)."""
+        return self.with_class_tokens(windows)[1]
+
+    def with_class_tokens(self, windows: NDArray[np.uint8] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embed windows and return their CLS tokens, of the same layers and norm, from the same forward.
 
         Returns
         -------
-        tensor of float32, shape (batch, width)
+        tuple of tensors of float32, shapes (batch, rows, cols, width) and (batch, width)
             On the backbone's device.
 
         Raises
@@ -201,15 +206,17 @@ class TorchBackbone(ABC):
             If the network has no CLS token, or shape or dtype of the windows are others.
         """
         batch = self._as_bytes(windows)
-        found = [torch.empty((0, self.width), dtype=torch.float32, device=self.device)]
+        grid = self.spec.grid
+        embeddings = torch.empty((len(batch), grid, grid, self.width), dtype=torch.float32, device=self.device)
+        found = torch.empty((len(batch), self.width), dtype=torch.float32, device=self.device)
         with torch.inference_mode():
             for start in range(0, len(batch), self.pins.batch_size):
-                token, _ = self._forward(batch[start : start + self.pins.batch_size])
+                part = slice(start, start + self.pins.batch_size)
+                token, patches = self._forward(batch[part])
                 if token is None:
-                    msg = f"{self.spec.backbone} has no CLS token"
-                    raise BackboneError(msg)
-                found.append(token.float())
-        return torch.cat(found)
+                    raise no_class_token(self.spec.backbone)
+                embeddings[part], found[part] = patches.float().reshape(embeddings[part].shape), token
+        return embeddings, found
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         """Embed one batch of uint8 windows; differentiable with respect to the network, for fine-tuning."""

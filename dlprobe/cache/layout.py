@@ -29,6 +29,8 @@ FIXED_ARRAYS = ("windows", "manifest", "reference")
 RECORDS, LOCKS = "records", "locks"
 ROOT_RECORD = "root.json"
 ZSTD_LEVEL = 3
+#: Type of stored CLS tokens by that of the embeddings: the scale of a single int8 vector would be the vector itself.
+CLS_DTYPES = {"float16": "float16", "float32": "float32", "int8": "float32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Layout:
         }
         if self.spec.dtype == "int8":
             per_window["scale"] = (("feature",), (model.width,), "float32")
+        if self.spec.cls:
+            per_window["cls"] = (("feature",), (model.width,), CLS_DTYPES[self.spec.dtype])
         for name, (dims, shape, dtype) in per_window.items():
             rows, chunk = (self.n_windows, *shape), (self.spec.block_windows, *shape)
             yield ArrayLayout(name, ("window", *dims), rows, chunk, np.dtype(dtype))
@@ -117,7 +121,7 @@ def attributes(spec: CacheSpec, pins: Pins, software: Mapping[str, str], origin:
         "schema": SCHEMA,
         "model_fingerprint": spec.model.fingerprint,
         "cache_fingerprint": spec.fingerprint,
-        "cache_spec": asdict(spec),
+        "cache_spec": spec.record(),
         "pins": asdict(pins),
         "software": dict(software),
         "origin": dict(origin),

@@ -50,11 +50,15 @@ class Block:
         PRISTINE, AUTOENCODED, INPAINTED, VOID in 255ths.
     windows : ndarray of int64, shape (n,)
         Rows of `FeatureCache.windows`.
+    cls : ndarray, shape (n, width), or None
+        CLS token of each window, of the same layers and norm, where the cache has them (``cache_spec.cls``): in the
+        stored type, float32 from a cache in int8.
     """
 
     embeddings: NDArray[Any]
     coverage: NDArray[np.uint8]
     windows: NDArray[np.int64]
+    cls: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -206,7 +210,8 @@ class FeatureCache:
         if self.cache_spec.dtype == "int8":
             out = take(embeddings.shape, np.dtype(np.float32))
             embeddings = dequantise(embeddings, self._gather("scale", indices), out)
-        return Block(embeddings, self._gather("coverage", indices, take), indices)
+        cls = self._gather("cls", indices) if self.cache_spec.cls else None
+        return Block(embeddings, self._gather("coverage", indices, take), indices, cls)
 
     def blocks(
         self,

@@ -70,4 +70,5 @@ def stream(
                 ahead = pool.submit(read, pending[group + 1])
             for start in range(0, len(current), block_windows):
                 part = slice(start, start + block_windows)
-                yield block(current.embeddings[part], current.coverage[part], current.windows[part])
+                cls = None if current.cls is None else current.cls[part]
+                yield block(current.embeddings[part], current.coverage[part], current.windows[part], cls)

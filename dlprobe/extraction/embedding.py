@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlprobe.backbones.base import GivesClassTokens, no_class_token
 from dlprobe.cache.records import Reject
 from dlprobe.cache.stores.codecs import STEPS, dequantise
 from dlprobe.data.labels import FULL
@@ -105,23 +106,33 @@ def _make_void(arrays: dict[str, NDArray[Any]], windows: int | slice) -> None:
     arrays["coverage"][windows, ..., _VOID_CLASS] = FULL
 
 
-def reference_embedding(backbone: Backbone) -> NDArray[np.float32]:
+def reference_embedding(backbone: Backbone, *, cls: bool = False) -> NDArray[np.float32]:
     """Return the embedding of one fixed random window, shape (rows, cols, width), to notice drift between machines.
 
-    The window's bytes are SHAKE-256 of a constant: the same for every release of every library.
+    The window's bytes are SHAKE-256 of a constant: the same for every release of every library. With `cls`, raise
+    `BackboneError` if the backbone gives no CLS token.
     """
     import hashlib
 
     side = backbone.spec.window_px
     noise = bytearray(hashlib.shake_256(b"dlprobe reference window").digest(side * side * 3))  # torch wants it writable
-    embedded: NDArray[np.float32] = run_backbone(backbone, np.frombuffer(noise, np.uint8).reshape(1, side, side, 3))[0]
-    return embedded
+    embedded, _ = run_backbone(backbone, np.frombuffer(noise, np.uint8).reshape(1, side, side, 3), cls=cls)
+    first: NDArray[np.float32] = embedded[0]
+    return first
 
 
-def run_backbone(backbone: Backbone, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Embed a batch; raise `BackboneError` if the result has another shape than the backbone's identity says."""
-    tokens: NDArray[np.float32] = _tokens(backbone, windows).to("cpu").numpy()
-    return tokens
+def run_backbone(
+    backbone: Backbone, windows: NDArray[np.uint8], *, cls: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Embed a batch, and return the CLS tokens beside it if they are asked for.
+
+    Raises
+    ------
+    BackboneError
+        If the result has another shape than the backbone's identity says, or there are no CLS tokens.
+    """
+    tokens, summary = _tokens(backbone, windows, cls=cls)
+    return tokens.to("cpu").numpy(), None if summary is None else summary.to("cpu").numpy()
 
 
 def encode(tokens: torch.Tensor, dtype: str) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
@@ -183,9 +194,9 @@ def _embed(
     refused: list[int] = []
     size, dtype = backbone.pins.batch_size, arrays["embeddings"].dtype
     for batch in (positions[i : i + size] for i in range(0, len(positions), size)):
-        tokens = _tokens(backbone, np.stack([pixels[position] for position in batch]))
+        tokens, cls = _tokens(backbone, np.stack([pixels[position] for position in batch]), cls="cls" in arrays)
         stored, scale, peak = encode(tokens, dtype.name)
-        peaks = peak.to("cpu").numpy()
+        peaks = (peak if cls is None else peak.maximum(cls.abs())).to("cpu").numpy()
         sound = np.isfinite(peaks).all(axis=1)
         refused.extend(np.array(batch)[~sound].tolist())
         kept = np.array(batch)[sound]
@@ -193,6 +204,8 @@ def _embed(
         arrays["embeddings"][kept] = stored.to("cpu").numpy()[sound]
         if scale is not None:
             arrays["scale"][kept] = scale.to("cpu").numpy()[sound]
+        if cls is not None:
+            arrays["cls"][kept] = cls.to("cpu").numpy()[sound]
     return refused
 
 
@@ -209,14 +222,24 @@ def _require_fits(peaks: NDArray[np.float32], dtype: np.dtype[Any], names: list[
         raise CacheError(msg)
 
 
-def _tokens(backbone: Backbone, windows: NDArray[np.uint8]) -> torch.Tensor:
-    tokens = backbone(windows).detach().float()
+def _tokens(backbone: Backbone, windows: NDArray[np.uint8], *, cls: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     expected = (len(windows), *_grid(backbone.spec))
-    if tuple(tokens.shape) != expected:
-        found = tuple(tokens.shape)
+    if not cls:
+        tokens = backbone(windows)
+        _require_shape(backbone, tokens, expected)
+        return tokens.detach().float(), None
+    if not isinstance(backbone, GivesClassTokens):
+        raise no_class_token(backbone.spec.backbone)
+    tokens, summary = backbone.with_class_tokens(windows)
+    _require_shape(backbone, tokens, expected)
+    _require_shape(backbone, summary, (len(windows), backbone.spec.width))
+    return tokens.detach().float(), summary.detach().float()
+
+
+def _require_shape(backbone: Backbone, tokens: torch.Tensor, expected: tuple[int, ...]) -> None:
+    if (found := tuple(tokens.shape)) != expected:
         msg = f"{backbone.spec.backbone} returns shape {found}, its identity says {expected}; correct one of them"
         raise BackboneError(msg)
-    return tokens
 
 
 def _grid(spec: ModelSpec) -> tuple[int, int, int]:

@@ -33,7 +33,8 @@ def estimate(plan: Plan, backbone: Backbone) -> dict[str, Any]:
         ``images``, ``windows``, ``blocks``, ``bytes`` on the disk without region maps, ``windows_per_s`` of the
         backbone alone, and ``eta_s``, which leaves decoding and writing out.
     """
-    rate = windows_per_s(backbone, min(backbone.pins.batch_size, len(plan.windows)))
+    batch_size = min(backbone.pins.batch_size, len(plan.windows))
+    rate = windows_per_s(backbone, batch_size, cls=plan.cache_spec.cls)
     return {
         "images": len(np.unique(plan.windows[:, 0])),
         "windows": len(plan.windows),
@@ -44,7 +45,7 @@ def estimate(plan: Plan, backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def windows_per_s(backbone: Backbone, batch_size: int) -> float:
+def windows_per_s(backbone: Backbone, batch_size: int, *, cls: bool = False) -> float:
     """Return the rate at which a backbone embeds noise, after one batch to warm up.
 
     Parameters
@@ -53,12 +54,14 @@ def windows_per_s(backbone: Backbone, batch_size: int) -> float:
         What embeds.
     batch_size : int
         Windows at a time.
+    cls : bool
+        Ask for CLS tokens, too.
     """
     side = backbone.spec.window_px
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
-    run_backbone(backbone, noise)
+    run_backbone(backbone, noise, cls=cls)
     start, batches = time.perf_counter(), 0
     while batches < _MAX_BATCHES and (batches == 0 or time.perf_counter() - start < _MIN_SECONDS):
-        run_backbone(backbone, noise)
+        run_backbone(backbone, noise, cls=cls)
         batches += 1
     return batches * batch_size / (time.perf_counter() - start)

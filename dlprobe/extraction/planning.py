@@ -72,6 +72,7 @@ class PlanSettings(TypedDict, total=False):
     dtype: str
     block_windows: int | None
     seed: int
+    cls: bool
 
 
 def plan(
@@ -85,6 +86,7 @@ def plan(
     dtype: str = "float16",
     block_windows: int | None = None,
     seed: int = 0,
+    cls: bool = False,
 ) -> Plan:
     """Lay out the windows of a manifest without reading an image.
 
@@ -109,6 +111,8 @@ def plan(
         Windows in a block; else as many as make about 128 MiB, at most 64 and no more than there are.
     seed : int
         Of the order of images, and of the degradations.
+    cls : bool
+        Store the CLS token of every window beside its patches.
 
     Raises
     ------
@@ -136,6 +140,7 @@ def plan(
         dtype=cast("Dtype", dtype),
         block_windows=block_windows,
         manifest_sha256=manifest.sha256,
+        cls=cls,
     )
     return Plan(spec, windows)
 

@@ -236,13 +236,19 @@ def _recheck_image(
         return [Damage(path, int(blocks[0]), (path,), "the image file is not the one that was embedded")]
     found: list[Damage] = []
     for window, block, pixels in zip(drawn.tolist(), blocks.tolist(), crops.pixels, strict=True):
-        fresh = run_backbone(backbone, pixels[None])[0]
-        stored = cache.read([window]).embeddings[0].astype(np.float32)
-        error = float(np.linalg.norm(stored - fresh) / max(float(np.linalg.norm(fresh)), 1e-30))
+        stored = cache.read([window])
+        tokens, cls = run_backbone(backbone, pixels[None], cls=cache.cache_spec.cls)
+        error = _relative(stored.embeddings, tokens)
+        if stored.cls is not None and cls is not None:
+            error = max(error, _relative(stored.cls, cls))
         if error > TOLERANCE[cache.cache_spec.dtype]:
             reason = f"window {window} differs by {error:.2g} (relative) from what this machine computes"
             found.append(Damage(path, block, (path,), reason))
     return found
+
+
+def _relative(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(stored.astype(np.float32) - fresh) / max(float(np.linalg.norm(fresh)), 1e-30))
 
 
 def _needs_restoring(damages: list[Damage]) -> bool:

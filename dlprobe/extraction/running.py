@@ -141,7 +141,7 @@ def extract(
     DataError
         If the manifest has no sizes, a setting is out of range, or not one window could be embedded.
     BackboneError
-        If the window is not the backbone's, or its patch does not divide it.
+        If the window is not the backbone's, its patch does not divide it, or it has no CLS token and one is asked for.
     IdentityError
         If the cache is of another identity or of other pins; the message names the fields.
     OutputError
@@ -168,7 +168,7 @@ def cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CachePl
         pins=backbone.pins,
         windows=planned.windows,
         manifest=manifest_bytes(manifest),
-        reference=reference_embedding(backbone),
+        reference=reference_embedding(backbone, cls=planned.cache_spec.cls),
         software=_software(),
         origin={
             "weights": backbone.weights,

@@ -187,7 +187,7 @@ def test_the_class_token_can_be_had_beside_the_patches(name, windows):
 
 def test_a_network_without_class_token_says_so(windows):
     backbone = load("timm:test_vit2", norm=False, window_px=160)
-    with pytest.raises(BackboneError, match="has no CLS token"):
+    with pytest.raises(BackboneError, match="gives no CLS token"):
         backbone.class_tokens(windows(1, 160))
 
 

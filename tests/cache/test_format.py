@@ -30,10 +30,10 @@ def test_the_code_in_the_documentation_reads_a_cache(whole):
 
 def test_the_table_of_arrays(whole):
     rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| ([\w, ]+) \| (one block|whole) \| ", TEXT, flags=re.MULTILINE)
-    assert [row[0] for row in rows] == ["embeddings", "scale", "coverage", "regions", "moments", *FIXED_ARRAYS]
+    assert [row[0] for row in rows] == ["embeddings", "scale", "cls", "coverage", "regions", "moments", *FIXED_ARRAYS]
     for name, axes, kind, chunk in rows:
-        if name == "scale":
-            continue  # of int8 alone
+        if name in {"scale", "cls"}:
+            continue  # of int8 alone, and where asked for
         found = json.loads((whole / "features.zarr" / name / "zarr.json").read_text())
         assert found["dimension_names"] == axes.split(", ")
         assert found["data_type"] in re.split(", | or ", kind)

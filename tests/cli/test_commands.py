@@ -133,6 +133,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(manifest, tiny, tmp_path):
     refused(dlprobe("extract", tmp_path / "none.parquet", "-o", out, "--backbone", "residual:srm"), "dlprobe scan")
     refused(dlprobe("extract", manifest, "-o", out, "--backbone", "resnet50"), "has no source")
     refused(dlprobe("extract", manifest, "-o", out, "--backbone", "residual:smr"), "srm")
+    refused(dlprobe("extract", manifest, "-o", out, "--backbone", "residual:srm", "--cls"), "gives no CLS token")
     window = ("--window", 500)
     refused(dlprobe("extract", manifest, "-o", out, "--backbone", "residual:srm", *window), "490", "504")
     (tmp_path / "file").write_text("mine")

@@ -46,6 +46,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "grid": f"{rows}x{cols}",
         "width": width,
         "dtype": spec.dtype,
+        "cls": spec.cls,
         "tiling": f"{spec.tiling}, stride {spec.stride_px} px",
         "views": spec.views,
         "blocks": cache.n_blocks,

@@ -42,7 +42,8 @@ def export(
     out : path
         Folder to make. It gets ``windows.parquet``, the rows of `FeatureCache.windows` that were chosen with their
         index as ``window``, and either ``embeddings.npy`` (n, rows, cols, width) and ``coverage.npy``
-        (n, rows, cols, 4) in the same order, or ``patches.parquet``, one row a patch.
+        (n, rows, cols, 4) in the same order, or ``patches.parquet``, one row a patch. Where the cache has CLS tokens,
+        ``cls.npy`` (n, width) is beside the former, and a column ``cls`` in the window table of the latter.
     format : {"npy", "parquet"}
         Which of them.
     split, windows
@@ -73,6 +74,8 @@ def export(
         scratch.mkdir()
         table = cache.windows.iloc[chosen].drop(columns=["stored", "rejected"])
         table.insert(0, "window", chosen)
+        if format == "parquet" and cache.cache_spec.cls:
+            table["cls"] = list(cache.stored("cls", chosen).astype(np.float32))
         table.to_parquet(scratch / "windows.parquet", index=False)
         if format == "npy":
             _write_numpy(cache, chosen, scratch)
@@ -96,6 +99,8 @@ def _write_numpy(cache: FeatureCache, chosen: NDArray[np.int64], folder: Path) -
         done += len(block)
     embeddings.flush()
     coverage.flush()
+    if cache.cache_spec.cls:
+        np.save(folder / "cls.npy", cache.stored("cls", chosen))
 
 
 def _write_patches(cache: FeatureCache, chosen: NDArray[np.int64], path: Path) -> None:

@@ -1,9 +1,9 @@
 """From an image and a probe to a mask."""
 
-from dlprobe.localization.outputs import Localization, localize, localize_files, overlay
+from dlprobe.localization.outputs import Localization, load_probe, localize, localize_files, overlay
 from dlprobe.localization.planes import Scratch
 from dlprobe.localization.settings import Adaptive, SlidingSettings
-from dlprobe.localization.sliding import ScoreMap, score_map, score_maps
+from dlprobe.localization.sliding import ScoreMap, require_workable, score_map, score_maps
 
 __all__ = [
     "Adaptive",
@@ -11,9 +11,11 @@ __all__ = [
     "ScoreMap",
     "Scratch",
     "SlidingSettings",
+    "load_probe",
     "localize",
     "localize_files",
     "overlay",
+    "require_workable",
     "score_map",
     "score_maps",
 ]

@@ -154,6 +154,19 @@ def localize_files(
     IdentityError
         If the backbone that was loaded is not the one that the probe was fitted on.
     """
+    head, backbone = load_probe(probe, weights=weights, device=device, precision=precision, batch_size=batch_size)
+    return localize(images, backbone, head, out, **options)
+
+
+def load_probe(
+    probe: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+) -> tuple[Probe, Backbone]:
+    """Load a probe and the backbone that its card names; arguments and errors as for `localize_files`."""
     head = Probe.load(Path(probe))
     spec = head.model_spec
     if spec is None:
@@ -180,7 +193,7 @@ def localize_files(
         batch_size=batch_size,
     )
     head.require_model(backbone.spec, f"{probe} and the backbone that was loaded")
-    return localize(images, backbone, head, out, **options)
+    return head, backbone
 
 
 def overlay(pixels: NDArray[np.uint8], scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -265,10 +265,15 @@ def _checked_size(image: NDArray[np.uint8], window_px: int) -> tuple[int, int]:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         msg = f"an image must be uint8 (height, width, 3), this is {image.dtype} {image.shape}; convert it to RGB"
         raise DataError(msg)
-    height, width = working_size(image.shape[0], image.shape[1], window_px)
+    return require_workable(image.shape[0], image.shape[1], window_px)
+
+
+def require_workable(height_px: int, width_px: int, window_px: int) -> tuple[int, int]:
+    """Return the working size of an image; raise `DataError` if it is too large to be looked at."""
+    height, width = working_size(height_px, width_px, window_px)
     if height * width > MAX_WORKING_PIXELS:
         msg = (
-            f"an image of {image.shape[1]}x{image.shape[0]} px would be enlarged to {width}x{height} px, "
+            f"an image of {width_px}x{height_px} px would be enlarged to {width}x{height} px, "
             f"more than {MAX_WORKING_PIXELS:,} pixels; cut it into less narrow pieces"
         )
         raise DataError(msg)

@@ -253,7 +253,7 @@ def test_a_format_shortcut(clean):
     found = clean.audit()["shortcut-format"]
     assert found.severity == "error"
     assert "1.00" in found.detail
-    assert "most authentic images have JPEG, most fakes PNG" in found.detail
+    assert "JPEG is most frequent among authentic images, PNG among fakes" in found.detail
 
 
 def test_a_quality_shortcut_and_none_at_equal_quality(clean):
@@ -263,7 +263,11 @@ def test_a_quality_shortcut_and_none_at_equal_quality(clean):
     for path, row in clean.rows.items():
         if row["variant"] != "real":
             Image.fromarray(clean.pixels(path)).save(clean.root / path, quality=75)
-    assert clean.audit()["shortcut-quality"].severity == "error"
+    found = clean.audit()["shortcut-quality"]
+    assert found.severity == "error"
+    for path, where in (("real/0.jpg", "authentic images"), ("sp/0.jpg", "fakes")):
+        with Image.open(clean.root / path) as image:
+            assert f"{np.mean(image.quantization[0]):.1f} in {where}" in found.detail
 
 
 def test_a_size_shortcut(clean):
@@ -271,7 +275,7 @@ def test_a_size_shortcut(clean):
         row = clean.rows[f"real/{i}.png"]
         clean.add(row["path"], photograph(i, SIDE + 8), "real", i, row["split"])
     found = clean.audit()["shortcut-size"]
-    assert f"most authentic images have {SIDE + 8}x{SIDE + 8}, most fakes {SIDE}x{SIDE}" in found.detail
+    assert f"{SIDE + 8}x{SIDE + 8} is most frequent among authentic images, {SIDE}x{SIDE} among fakes" in found.detail
 
 
 def test_guesses_are_settled_by_the_pixels(clean):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dlprobe.data.layouts import LAYOUTS, Ignored, Record, Reject
+from dlprobe.data.layouts import LAYOUTS, Finding, Ignored, Record, Reject
 from dlprobe.errors import DataError
 
 
@@ -88,6 +88,18 @@ def test_a_mask_of_another_sub_folder_is_not_taken(tmp_path):
     assert rejects(tmp_path, "folder") == {
         "sp/one/a.png": "variant sp needs a mask, and masks/ has none for one/a",
     }
+
+
+def test_masks_without_an_image_are_orphans(tmp_path):
+    for name in ("sp/one/a.png", "real/b.png", "masks/one/a_mask.png", "masks/sp/one/c.png", "masks/b.png"):
+        save(tmp_path / name)
+    items = list(LAYOUTS["folder"](tmp_path))
+    assert {i.path: i.reason for i in items if isinstance(i, Ignored)} == {
+        "masks/one/a_mask.png": "mask",
+        "masks/sp/one/c.png": "orphan mask",
+        "masks/b.png": "orphan mask",
+    }
+    assert [i.examples for i in items if isinstance(i, Finding)] == [("masks/b.png", "masks/sp/one/c.png")]
 
 
 def test_two_masks_for_one_image_are_a_reject(tmp_path):

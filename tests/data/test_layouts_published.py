@@ -195,29 +195,41 @@ def test_autosplice_shares_masks_and_keeps_qualities_apart(tmp_path):
 def test_opensdi_keys(tmp_path):
     put(
         tmp_path,
-        "OpenSDI_test/images/partial/flux/fake/000201886.jpg",
-        "OpenSDI_test/images/partial/flux/real/000201886.jpg",
-        "OpenSDI_test/images/partial/sd3/fake/000201887.jpg",
-        "OpenSDI_test/images/full/sd3/fake/000201888.jpg",
-        "OpenSDI_test/masks/partial/flux/fake/000201886.png",
+        "wild/images/partial/flux/fake/000201886.jpg",
+        "wild/images/partial/flux/real/000201886.jpg",
+        "wild/images/partial/sd3/fake/000201887.jpg",
+        "wild/images/full/sd3/fake/000201888.jpg",
+        "wild/masks/partial/flux/fake/000201886.png",
         "test/partial/sdxl/fake/7.jpg",
         "test/masks/partial/sdxl/fake/7.png",
     )
     items = list(LAYOUTS["opensdi"](tmp_path, split="train"))
     found = {path: (i.variant, i.generator, i.split, i.mask) for path, i in of(items, Record).items()}
     assert found == {
-        "OpenSDI_test/images/partial/flux/fake/000201886.jpg": (
+        "wild/images/partial/flux/fake/000201886.jpg": (
             "fr",
             "flux",
             "train",
-            "OpenSDI_test/masks/partial/flux/fake/000201886.png",
+            "wild/masks/partial/flux/fake/000201886.png",
         ),
-        "OpenSDI_test/images/partial/flux/real/000201886.jpg": ("real", "", "train", ""),
+        "wild/images/partial/flux/real/000201886.jpg": ("real", "", "train", ""),
         "test/partial/sdxl/fake/7.jpg": ("fr", "sdxl", "test", "test/masks/partial/sdxl/fake/7.png"),
     }
-    assert of(items, Reject)["OpenSDI_test/images/partial/sd3/fake/000201887.jpg"].fault == "no-mask"
-    assert of(items, Ignored)["OpenSDI_test/images/full/sd3/fake/000201888.jpg"].reason.startswith("wholly synthetic")
+    assert of(items, Reject)["wild/images/partial/sd3/fake/000201887.jpg"].fault == "no-mask"
+    assert of(items, Ignored)["wild/images/full/sd3/fake/000201888.jpg"].reason.startswith("wholly synthetic")
     assert {i.source_id for i in of(items, Record).values()} == {"opensdi:000201886", "opensdi:7"}
+
+
+@pytest.mark.parametrize("mask", ["{split}/masks/{key}.png", "masks/{split}/{key}.png", "{split}/mask/{key}.png"])
+def test_opensdi_keys_that_train_and_test_share_keep_their_own_masks(tmp_path, mask):
+    key = "partial/sd15/fake/000000500"
+    for split in ("OpenSDI_train", "test"):
+        put(tmp_path, f"{split}/images/{key}.jpg", mask.format(split=split, key=key))
+    found = {i.path: (i.mask, i.split) for i in LAYOUTS["opensdi"](tmp_path) if isinstance(i, Record)}
+    assert found == {
+        f"{split}/images/{key}.jpg": (mask.format(split=split, key=key), split.removeprefix("OpenSDI_"))
+        for split in ("OpenSDI_train", "test")
+    }
 
 
 def test_opensdi_shards_must_be_written_out(tmp_path):

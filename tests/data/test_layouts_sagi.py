@@ -74,6 +74,30 @@ def test_coco_numbers_are_recognised_only_where_they_are_whole(tabled):
     assert found["val/coco/modified/000000000042.jpg"] == "coco:000000000042"
 
 
+def test_a_fake_named_after_photograph_and_model_has_the_photographs_source(tmp_path):
+    rows_of(
+        tmp_path,
+        r"sagid\train\coco\original\000000000042.jpg,,,",
+        r"sagid\train\coco\modified\000000000042_BrushNet.png,sagid\train\coco\mask\000000000042.png,BrushNet,x",
+        r"sagid\train\raise\original\0007.jpg,,,",
+        r"sagid\train\raise\modified\0007_hdpainter_sd1-5.png,sagid\train\raise\mask\0007.png,hdpainter,x",
+    )
+    found = {i.path.rpartition("/")[2]: i.source_id for i in LAYOUTS["sagi"](tmp_path) if isinstance(i, Record)}
+    assert found == {
+        "000000000042.jpg": "coco:000000000042",
+        "000000000042_BrushNet.png": "coco:000000000042",
+        "0007.jpg": "sagi-raise:train/0007",
+        "0007_hdpainter_sd1-5.png": "sagi-raise:train/0007",
+    }
+
+
+def test_a_mask_that_no_row_names_is_an_orphan(tabled):
+    save(tabled / "val/coco/mask/43.png")
+    found = {f.name: f.examples for f in scan(tabled, "sagi", sample=0).findings}
+    assert found["orphan-mask"] == ("val/coco/mask/43.png",)
+    assert "orphan-image" not in found
+
+
 def test_guesses_name_the_models_that_are_there(tabled):
     guesses = [i for i in LAYOUTS["sagi"](tabled) if isinstance(i, Guess)]
     assert [g.generator for g in guesses if g.check == "variant"] == [

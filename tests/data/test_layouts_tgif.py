@@ -93,6 +93,16 @@ def test_crop_location_masks_are_never_ground_truth(tgif):
     assert [item.reason for item in ignored] == ["crop location, no inpainting mask"]
 
 
+def test_a_mask_whose_photograph_is_nowhere_in_its_split_is_an_orphan(tgif):
+    put(tgif, ["masks/testing/bus/4242_mask_bbox.png", "masks/training/stop sign/1234_mask_segm.png"])
+    put(tgif, ["masks/testing/stop sign/1234_mask_segm_512.png"])  # spare: its photograph is there
+    items = list(LAYOUTS["tgif"](tgif))
+    orphans = {path for path, i in by_path(items, Ignored).items() if i.reason == "orphan mask"}
+    assert orphans == {"masks/testing/bus/4242_mask_bbox.png", "masks/training/stop sign/1234_mask_segm.png"}
+    (found,) = [i for i in items if isinstance(i, Finding) and i.name == "orphan-mask"]
+    assert found.count == 2
+
+
 def test_which_mask_was_used_is_said_and_can_be_chosen(tgif):
     used = [i for i in LAYOUTS["tgif"](tgif) if isinstance(i, Finding) and i.name == "mask-used"]
     assert used[0].detail.startswith("3 images use the soft mask of their compositing, 2 the two-level one")

@@ -65,15 +65,18 @@ def shortcut_findings(wrappings: Sequence[Wrapping]) -> Iterator[Finding]:
         ("shortcut-format", "balanced accuracy of the file format", [w.format for w in wrappings]),
         ("shortcut-size", "balanced accuracy of width and height", [f"{w.size[0]}x{w.size[1]}" for w in wrappings]),
     ):
-        score = crossed_accuracy(np.array(values), fake, half)
-        yield from _finding(name, what, score, fake, np.array(values))
+        array = np.array(values)
+        frequent = (_most_frequent(array[part]) for part in (~fake, fake))
+        typical = "{} is most frequent among authentic images, {} among fakes".format(*frequent)
+        yield from _finding(name, what, crossed_accuracy(array, fake, half), fake, typical)
     steps = np.array([w.quality_step for w in wrappings])
     jpeg = steps > 0
     if min(fake[jpeg].sum(), (~fake[jpeg]).sum()) >= FEWEST:
         area = area_under_curve(steps[jpeg], fake[jpeg])
         what = "area under the curve of the JPEG quantisation step"
-        texts = steps[jpeg].round(1).astype(str)
-        yield from _finding("shortcut-quality", what, max(area, 1 - area), fake[jpeg], texts)
+        medians = (f"{np.median(steps[jpeg & part]):.1f}" for part in (~fake, fake))
+        typical = "the median step is {} in authentic images, {} in fakes".format(*medians)
+        yield from _finding("shortcut-quality", what, max(area, 1 - area), fake[jpeg], typical)
 
 
 def crossed_accuracy(values: NDArray[np.str_], fake: NDArray[np.bool_], half: NDArray[np.bool_]) -> float:
@@ -108,17 +111,11 @@ def area_under_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -
     return float(wins.mean() / (2 * len(below)))
 
 
-def _finding(
-    name: str, what: str, score: float, fake: NDArray[np.bool_], values: NDArray[np.str_]
-) -> Iterator[Finding]:
+def _finding(name: str, what: str, score: float, fake: NDArray[np.bool_], typical: str) -> Iterator[Finding]:
     chance = 0.5 + 1.64 * 0.5 / np.sqrt(min(fake.sum(), (~fake).sum()))
     if score < max(REPORTED, chance):
         return
-    typical = [_most_frequent(values[part]) for part in (~fake, fake)]
-    detail = (
-        f"{what} alone tells fake from authentic: {score:.2f} "
-        f"(most authentic images have {typical[0]}, most fakes {typical[1]})"
-    )
+    detail = f"{what} alone tells fake from authentic: {score:.2f} ({typical})"
     yield Finding(name, detail, len(fake), "error" if score >= GRAVE else "warning")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, contents
+from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, contents, orphan_masks
 from dlprobe.data.manifest import REQUIRED, TEXT_COLUMNS, as_text, read_csv, read_parquet
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
@@ -100,9 +100,14 @@ def folder_layout(root: Path, *, variant: str = "", dataset: str = "") -> Iterat
         raise DataError(msg)
     files, _ = contents(root)
     masks = _masks_by_stem(files)
+    wanted: set[PurePosixPath] = set()
     for path in files:
         if path.parts[0] in groups:
-            yield _folder_item(Variant(groups[path.parts[0]]), path, masks, dataset)
+            variant = Variant(groups[path.parts[0]])
+            wanted.update(_mask_stems(variant, path))
+            yield _folder_item(variant, path, masks, dataset)
+    found = {mask for stem in wanted for mask in masks.get(stem, ())}
+    yield from orphan_masks({str(path): [str(path)] for path in files if path.parts[0] == "masks"}, found)
 
 
 def _masks_by_stem(files: list[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
@@ -115,13 +120,19 @@ def _masks_by_stem(files: list[PurePosixPath]) -> dict[PurePosixPath, list[str]]
     return masks
 
 
+def _mask_stems(variant: Variant, path: PurePosixPath) -> tuple[PurePosixPath, ...]:
+    """Return where the mask of an image may lie below ``masks``, the first that is there; none if it has no mask."""
+    below = path.relative_to(path.parts[0]).with_suffix("")
+    return () if VARIANTS[variant].inside is None else (variant / below, below)
+
+
 def _folder_item(
     variant: Variant, path: PurePosixPath, masks: dict[PurePosixPath, list[str]], dataset: str
 ) -> Record | Reject:
     below = path.relative_to(path.parts[0]).with_suffix("")
-    masked = VARIANTS[variant].inside is not None
-    found = (masks.get(variant / below) or masks.get(below) or []) if masked else []
-    if masked and not found:
+    stems = _mask_stems(variant, path)
+    found = next((masks[stem] for stem in stems if stem in masks), [])
+    if stems and not found:
         return Reject(str(path), f"variant {variant} needs a mask, and masks/ has none for {below}", "no-mask")
     if len(found) > 1:
         return Reject(str(path), f"two masks claim to be its own: {found[0]} and {found[1]}; keep one", "two-masks")

@@ -75,7 +75,8 @@ def btb_layout(root: Path) -> Iterator[Item]:
     yield from orphan_masks(masks, used)
     unlisted = [str(path) for path, subset in images if (subset, _photograph(path.stem)) not in splits]
     if unlisted:
-        yield Finding("no-split", "images that no table names", len(unlisted), "warning", tuple(unlisted[:5]))
+        detail = "images of photographs that the tables of no split name, or of several"
+        yield Finding("no-split", detail, len(unlisted), "warning", tuple(unlisted[:5]))
     yield Guess("the inpainted region is pasted back: taken for sp", "variant", "fooocus-sdxl")
 
 

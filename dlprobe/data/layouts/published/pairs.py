@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _GLIDE_FAKE = re.compile(r"^glide_inpainting_val2017_(\d+)_up$")
 _GLIDE_REAL = re.compile(r"^.+_(\d+)$")
 _GLIDE_MASK = re.compile(r"^.+_(\d+)_mask$")
+_OPENSDI_MASKS, _OPENSDI_IMAGES = frozenset({"mask", "masks"}), frozenset({"image", "images"})
 _AUTOSPLICE_FORGED = re.compile(r"^Forged_JPEG(\d+)$")
 _BRGEN_FAKE = re.compile(
     r"^(?P<generator>MAT|LaMa|SDXL|BrushNet|PowerPaint)_(?P<kind>Stuff|Background)_(?P<photograph>.+)$"
@@ -113,16 +114,16 @@ def autosplice_layout(root: Path, *, variant: str = "sp") -> Iterator[Item]:
             yield Record(str(path), Variant.REAL, f"autosplice:{path.stem}", dataset="autosplice")
     yield from orphan_masks(masks, used)
     for quality in sorted({quality for _, quality in forged}):
-        yield Guess(
-            f"what DALL-E 2 did to the background is unknown: taken for {variant}", "variant", f"dalle2/q{quality}"
-        )
+        fact = f"what DALL-E 2 did to the background is unknown: taken for {variant} (JPEG quality {quality})"
+        yield Guess(fact, "variant", f"dalle2/q{quality}")
 
 
 @LAYOUTS.register("opensdi")
 def opensdi_layout(root: Path, *, variant: str = "fr", split: str = "") -> Iterator[Item]:
     """Read OpenSDI as files named by its keys: ``{partial|full}/{generator}/{fake|real}/{name}.jpg``.
 
-    Masks have the same key below ``masks`` or ``mask`` in the place of what precedes the key (``images/`` perhaps).
+    Masks have the same key, and a folder ``masks`` or ``mask`` before it where images have ``images`` or nothing; other
+    folders before it, such as ``train`` and ``test``, are the same for both.
     The published Parquet shards must be written out as files first. Wholly synthetic images (``full/*/fake``) have no
     photograph behind them: they are ignored and counted.
 
@@ -133,7 +134,7 @@ def opensdi_layout(root: Path, *, variant: str = "fr", split: str = "") -> Itera
     variant : str
         How the partial fakes came to be; no source says so, and the audit compares it with the pixels.
     split : str
-        Split of everything, where no folder is called ``train`` or ``test``.
+        Split of everything, where no folder is called ``train`` or ``test``, with or without ``OpenSDI_`` before it.
 
     Raises
     ------
@@ -147,17 +148,16 @@ def opensdi_layout(root: Path, *, variant: str = "fr", split: str = "") -> Itera
         if shards
         else "partial/*/fake"
     )
-    keyed = [
-        (path, key) for path in files if (key := _opensdi_key(path)) and path.parts[: -len(key)][-1:] not in _MASKS
-    ]
+    keyed = [(path, key) for path in files if (key := _opensdi_key(path)) and not _is_opensdi_mask(path)]
     require([1 for _, key in keyed if key[0] == "partial" and key[2] == "fake"], root, what, "opensdi")
     masks: dict[tuple[str, ...], list[str]] = {}
     for path in files:
-        if (key := _opensdi_key(path)) and path.parts[: -len(key)][-1:] in _MASKS:
-            masks.setdefault((*key[:-1], path.stem), []).append(str(path))
+        if (key := _opensdi_key(path)) and _is_opensdi_mask(path):
+            masks.setdefault(_opensdi_pair(path), []).append(str(path))
     for path, key in keyed:
         kind, generator, label = key[0], key[1], key[2]
-        named = next((SPLIT_NAMES[part] for part in path.parts if part in {"train", "test"}), split)
+        folders = (part.removeprefix("OpenSDI_") for part in path.parts[:-4])
+        named = next((SPLIT_NAMES[part] for part in folders if part in {"train", "test"}), split)
         source = source_of(path.stem, "opensdi")
         if label == "real":
             yield Record(str(path), Variant.REAL, source, split=named, dataset="opensdi")
@@ -165,19 +165,26 @@ def opensdi_layout(root: Path, *, variant: str = "fr", split: str = "") -> Itera
             yield Ignored(str(path), "wholly synthetic, no photograph behind it")
         else:
             record = Record(str(path), variant, source, generator=generator, split=named, dataset="opensdi")
-            yield paired(record, masks.get((*key[:-1], path.stem), []))
-    yield from orphan_masks(masks, {(*key[:-1], path.stem) for path, key in keyed})
+            yield paired(record, masks.get(_opensdi_pair(path), []))
+    yield from orphan_masks(masks, {_opensdi_pair(path) for path, _ in keyed})
     for generator in sorted({key[1] for _, key in keyed if key[0] == "partial"}):
         yield Guess(f"no source says how {generator} was applied: taken for {variant}", "variant", generator)
-
-
-_MASKS = (("masks",), ("mask",))
 
 
 def _opensdi_key(path: PurePosixPath) -> tuple[str, ...]:
     parts = path.parts
     known = len(parts) >= 4 and parts[-4] in {"partial", "full"} and parts[-2] in {"fake", "real"}
     return parts[-4:] if known else ()
+
+
+def _is_opensdi_mask(path: PurePosixPath) -> bool:
+    return not _OPENSDI_MASKS.isdisjoint(path.parts[:-4])
+
+
+def _opensdi_pair(path: PurePosixPath) -> tuple[str, ...]:
+    """Return what an image and its mask share: the key without ending, and the folders that part train from test."""
+    above = [part for part in path.parts[:-4] if part not in _OPENSDI_IMAGES | _OPENSDI_MASKS]
+    return (*above, *path.parts[-4:-1], path.stem)
 
 
 @LAYOUTS.register("br-gen")

@@ -19,6 +19,7 @@ from dlprobe.data.layouts.base import (
     Reject,
     coco,
     contents,
+    orphan_masks,
     require,
 )
 from dlprobe.data.manifest import as_text, read_csv
@@ -42,6 +43,8 @@ _NAME = re.compile(
     r"^(?P<subset>coco|raise|openimages)_(?P<photograph>.+?)_(?P<model>" + "|".join(MODELS) + r")"
     r"_(?P<weights>[^_]+)_\d+_(?:None|Upscaled)$"
 )
+#: SAGI's generator writes ``{photograph}_{model}.png``, the model perhaps with more behind it.
+_MADE_OF = re.compile(r"^(?P<photograph>.+?)_(?:" + "|".join(MODELS) + r")(?:[_-].*)?$", re.IGNORECASE)
 _PLAIN_NAME = re.compile(r"^(?P<subset>coco|raise|openimages)_(?P<photograph>.+)$")
 _SUBSETS = ("coco", "raise", "openimages")
 _AUTHENTIC = frozenset({"", "none", "nan", "original", "real", "authentic"})
@@ -91,6 +94,8 @@ def sagi_layout(root: Path) -> Iterator[Item]:
     require(entries, root, f"table with the columns {', '.join(COLUMNS)}, and no image named as in SAGI-D", "sagi")
     items = [_item(entry) for entry in entries]
     yield from items
+    masks = {str(path): [str(path)] for path in files if path.parent.name in _MASK_FOLDERS}
+    yield from orphan_masks(masks, {entry.mask for entry in entries})
     records = [item for item in items if isinstance(item, Record)]
     yield from _source_findings(records)
     for model in sorted({item.generator.split("/")[0] for item in records if item.generator}):
@@ -158,12 +163,12 @@ def _item(entry: _Entry) -> Record | Reject:
 
 def _source(path: PurePosixPath) -> str:
     """Return the photograph; a mere running number counts within its split and subset."""
-    named = _NAME.match(path.stem) or _PLAIN_NAME.match(path.stem)
-    if named:
+    made = _MADE_OF.match(path.stem)
+    photograph = made["photograph"] if made else path.stem
+    if named := _PLAIN_NAME.match(photograph):
         subset, photograph = named["subset"], named["photograph"]
     else:
         subset = next((part for part in path.parts if part.lower() in _SUBSETS), "").lower()
-        photograph = path.stem
     if not subset:
         return ""
     photograph = re.sub(r"_Q\d+$", "", photograph)

@@ -22,6 +22,7 @@ from dlprobe.data.layouts.base import (
     Reject,
     coco,
     contents,
+    orphan_masks,
     require,
 )
 from dlprobe.data.provenance import Variant
@@ -100,7 +101,7 @@ def _read(root: Path, dataset: str, masks: str) -> Iterator[Item]:
             used["soft" if item.mask.endswith(_SOFT) else "plain"] += 1
         yield item
     yield from _originals(root, originals, dataset)
-    yield from _masks(files)
+    yield from _masks(files, {(_place(path).split, found["id"]) for path, found in (*fakes, *originals)})
     if used:
         detail = f"{used['soft']} images use the soft mask of their compositing, {used['plain']} the two-level one"
         yield Finding("mask-used", detail, used.total(), "info")
@@ -193,12 +194,15 @@ def _originals(root: Path, files: list[tuple[PurePosixPath, re.Match[str]]], dat
         yield Finding("same-photograph", detail, len(again), "info", tuple(again[:5]))
 
 
-def _masks(paths: Iterable[PurePosixPath]) -> Iterator[Ignored]:
+def _masks(paths: Iterable[PurePosixPath], photographs: set[tuple[str, str]]) -> Iterator[Item]:
+    """Tell masks whose photograph is there, in whatever sub-set, from orphans."""
+    masks: dict[tuple[str, str], list[str]] = {}
     for path in paths:
         if _CROP.match(path.name):
             yield Ignored(str(path), "crop location, no inpainting mask")
         elif _MASK.match(path.name):
-            yield Ignored(str(path), "mask")
+            masks.setdefault((_place(path).split, path.name.partition("_")[0]), []).append(str(path))
+    yield from orphan_masks(masks, photographs)
 
 
 def _twin_tables(root: Path, tables: list[PurePosixPath]) -> Iterator[Finding]:

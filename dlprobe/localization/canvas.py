@@ -57,6 +57,8 @@ class LogitCanvas:
         Where the sums are.
     scratch : Scratch
         Where the maps are kept.
+    band_px : int, optional
+        Height of the band that sums are kept for, no less than a window; a few strides above it by default.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class LogitCanvas:
         settings: SlidingSettings,
         device: torch.device,
         scratch: Scratch,
+        band_px: int | None = None,
     ) -> None:
         self._axis = long_axis(working_size)
         self._length, self._across = working_size[self._axis], working_size[1 - self._axis]
@@ -77,7 +80,7 @@ class LogitCanvas:
         self._scratch = scratch
         hann = settings.blend == "hann"
         self._weight = _hann(window_px, device) if hann else None
-        rows = min(self._length, window_px + max(settings.stride_px, window_px // 2))
+        rows = min(self._length, band_px or window_px + max(settings.stride_px, window_px // 2))
         self._band = torch.zeros((n_logits + 3 + hann, rows, self._across), dtype=torch.float64, device=device)
         self._top = 0
         self._logits = self._store(n_logits)
@@ -146,10 +149,10 @@ class LogitCanvas:
         done, k = self._band[:, : upto - self._top], self._n_logits
         seen = done[k + 2]
         weights = done[k + 3] if self._weight is not None else seen
-        logits = (done[:k] if self._settings.aggregate == "sum" else done[:k] / weights).float()
+        logits = done[:k] if self._settings.aggregate == "sum" else done[:k] / weights
         spread = (done[k + 1] / seen - (done[k] / seen).square()).clamp_(min=0).sqrt_()
-        self._logits.append(_rows(logits))
-        self._scores.append(_rows(scores_of_planes(logits)))
+        self._logits.append(_rows(logits.float()))
+        self._scores.append(_rows(scores_of_planes(logits).float()))
         self._disagreement.append(_rows(spread.float()[None]))
         self._n_windows.append(_rows(seen.to(torch.int32)[None]))
         kept = self._band[:, upto - self._top :].clone()

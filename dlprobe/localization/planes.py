@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import tempfile
+import weakref
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ class RowStore:
         self._memory: NDArray[Any] | None = np.empty(shape, dtype) if scratch is None else None
         self._file: IO[bytes] | None = None
         if scratch is not None:
-            self._file = tempfile.TemporaryFile(dir=scratch.folder)  # noqa: SIM115 (closed by `array`)
+            self._file = tempfile.TemporaryFile(dir=scratch.folder)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Add rows, shape (n, ...).
@@ -86,9 +88,8 @@ class RowStore:
     def array(self) -> NDArray[Any]:
         """Return the whole array, once all rows are in."""
         if self._memory is None and self._file is not None:
-            with self._file as file:
-                file.flush()
-                self._memory = np.memmap(file, self._dtype, mode="r", shape=self._shape)
+            self._file.flush()
+            self._memory = np.memmap(self._file, self._dtype, mode="r", shape=self._shape)
         if self._memory is None:
             msg = "a store has neither memory nor a file"
             raise ValueError(msg)
@@ -141,25 +142,41 @@ def resize_rows(maps: NDArray[np.float32], size: tuple[int, int], store: RowStor
 
     Notes
     -----
-    Done in strips whose margins hold all that the filter looks at; only the rounding of the filter's positions, some
-    1e-7, tells the result from that of one piece.
+    Pillow resizes along the rows, which needs no other row; along the columns its filter is applied here, strip by
+    strip, because the place of a strip that one gives to Pillow is rounded to float32.
     """
-    rows, columns = maps.shape[:2]
-    scale = rows / size[0]
-    margin = math.ceil(_BICUBIC_SUPPORT * max(scale, 1)) + 1
-    step = max(1, round(STRIP_PX / max(columns, size[1]) / max(scale, 1)))
-    for first in range(0, size[0], step):
-        last = min(first + step, size[0])
-        top, bottom = max(0, math.floor(first * scale) - margin), min(rows, math.ceil(last * scale) + margin)
-        box = (0, first * scale - top, columns, min(last * scale, rows) - top)
+    first, weights = _bicubic(maps.shape[0], size[0])
+    step = max(1, STRIP_PX // max(maps.shape[1], size[1]) * size[0] // max(maps.shape[0], size[0]))
+    for start in range(0, size[0], step):
+        part = slice(start, min(start + step, size[0]))
+        top, bottom = int(first[part].min()), int(first[part].max()) + weights.shape[1]
         piece = maps[top:bottom]
-        channels = [
-            np.asarray(_image(piece[..., i]).resize((size[1], last - first), Image.Resampling.BICUBIC, box=box))
-            for i in range(maps.shape[2])
-        ]
-        store.append(np.clip(np.stack(channels, axis=-1), 0, 1))
+        resized = np.stack([_resized_across(piece[..., i], size[1]) for i in range(maps.shape[2])], axis=-1)
+        taps = first[part, None] - top + np.arange(weights.shape[1])
+        rows = np.zeros((len(taps), *resized.shape[1:]))
+        for tap, weight in zip(taps.T, weights[part].T, strict=True):
+            rows += resized[np.minimum(tap, len(resized) - 1)] * weight[:, None, None]
+        store.append(np.clip(rows, 0, 1).astype(np.float32))
         forget_pages(maps)
 
 
-def _image(channel: NDArray[np.float32]) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(channel))
+def _resized_across(channel: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    image = Image.fromarray(np.ascontiguousarray(channel))
+    return np.asarray(image.resize((columns, len(channel)), Image.Resampling.BICUBIC))
+
+
+def _bicubic(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return, for each new row, the first old row that Pillow's bicubic filter looks at, and the weights from there on.
+
+    The filter is that of Keys with a = -0.5, widened where the map shrinks, cut and normalised at the borders.
+    """
+    scale = old / new
+    width = max(scale, 1.0)
+    centres = (np.arange(new) + 0.5) * scale
+    first = np.maximum((centres - _BICUBIC_SUPPORT * width + 0.5).astype(np.int64), 0)
+    stop = np.minimum((centres + _BICUBIC_SUPPORT * width + 0.5).astype(np.int64), old)
+    rows = first[:, None] + np.arange((stop - first).max())
+    x = np.abs((rows - centres[:, None] + 0.5) / width)
+    weights = np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
+    weights[rows >= stop[:, None]] = 0
+    return first, weights / weights.sum(axis=1, keepdims=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from dlprobe.data.images import enlarge
 from dlprobe.data.tiling import Box, tile, working_size
 from dlprobe.errors import DataError, ProbeError
+from dlprobe.localization.adaptive import coarse_windows, dense_windows, undecided_patches
 from dlprobe.localization.planes import Scratch
 from dlprobe.localization.settings import Adaptive, Aggregate, Blend, SlidingSettings, Upsample
 
@@ -173,26 +175,29 @@ def _run(waiting: Iterator[_Job[Key]], head: _Head, size: int) -> Iterator[tuple
                 queue.extend((job, box) for box in job.wanted)
         batch = [queue.popleft() for _ in range(min(size, len(queue)))]
         if batch:
-            _look(batch, head)
+            queue.extendleft(reversed(_look(batch, head)))
         while jobs and jobs[0].finished:
             done = jobs.popleft()
             yield done.key, done.result()
 
 
-def _look(batch: list[tuple[_Job[Key], Box]], head: _Head) -> None:
-    """Run the windows of a batch through backbone and probe and give the logits to their images."""
+def _look(batch: list[tuple[_Job[Key], Box]], head: _Head) -> list[tuple[_Job[Key], Box]]:
+    """Run the windows of a batch through backbone and probe, give each image its logits, return what it now wants."""
     logits = head(np.stack([job.pixels[box.slices] for job, box in batch]))
+    further: list[tuple[_Job[Key], Box]] = []
     start = 0
     while start < len(batch):
         job, stop = batch[start][0], start
         while stop < len(batch) and batch[stop][0] is job:
             stop += 1
-        job.receive([box for _, box in batch[start:stop]], logits[start:stop])
+        wanted = job.receive([box for _, box in batch[start:stop]], logits[start:stop])
+        further += [(job, box) for box in wanted]
         start = stop
+    return further
 
 
 class _Job(Generic[Key]):
-    """One image on its way: its pixels at working size, the windows that it wants, its canvas."""
+    """One image on its way: its pixels at working size, the windows that it wants first, its canvas."""
 
     def __init__(
         self, key: Key, image: NDArray[np.uint8], head: _Head, settings: SlidingSettings, scratch: Scratch
@@ -203,6 +208,7 @@ class _Job(Generic[Key]):
         side = head.window_px
         height, width = _checked_size(image, side)
         self.pixels = enlarge(image, side)
+        self._head, self._adaptive = head, settings.adaptive
         self._canvas = LogitCanvas(
             (height, width),
             (image.shape[0], image.shape[1]),
@@ -212,18 +218,31 @@ class _Job(Generic[Key]):
             device=head.canvas_device,
             scratch=scratch,
         )
-        self.wanted = sorted(tile(height, width, side, settings.stride_px, "cover"), key=self._canvas.sort_key)
-        self._left = self._dense = len(self.wanted)
+        self._dense = sorted(tile(height, width, side, settings.stride_px, "cover"), key=self._canvas.sort_key)
+        self.wanted = self._dense
+        if self._adaptive is not None:
+            self.wanted = coarse_windows(self._dense, self._adaptive.coarse_every, settings.stride_px)
+        self._plan: list[Box] | None = None if self._adaptive else self._dense
+        self._found: dict[Box, torch.Tensor] = {}
+        self._fed = 0
 
     @property
     def finished(self) -> bool:
         """Whether all windows are in."""
-        return self._left == 0
+        return self._plan is not None and self._fed == len(self._plan)
 
-    def receive(self, boxes: list[Box], logits: torch.Tensor) -> None:
-        """Take the patch logits of some windows."""
-        self._canvas.feed(boxes, logits)
-        self._left -= len(boxes)
+    def receive(self, boxes: list[Box], logits: torch.Tensor) -> list[Box]:
+        """Take the patch logits of some windows and return the windows that are wanted because of them."""
+        self._found.update(zip(boxes, logits, strict=True))
+        further: list[Box] = []
+        if self._plan is None and len(self._found) == len(self.wanted):
+            further = self._undecided()
+            self._plan = sorted([*self.wanted, *further], key=self._canvas.sort_key)
+        ready = list(takewhile(self._found.__contains__, (self._plan or [])[self._fed :]))
+        if ready:
+            self._canvas.feed(ready, _stacked([self._found.pop(box) for box in ready]))
+            self._fed += len(ready)
+        return sorted(further, key=self._canvas.sort_key)
 
     def result(self) -> ScoreMap:
         """Return the maps."""
@@ -235,9 +254,18 @@ class _Job(Generic[Key]):
             found.logits,
             found.n_windows,
             found.working_scores,
-            len(self.wanted),
-            self._dense,
+            self._fed,
+            len(self._dense),
         )
+
+    def _undecided(self) -> list[Box]:
+        if self._adaptive is None:
+            return []
+        threshold = self._head.threshold if self._adaptive.threshold is None else self._adaptive.threshold
+        patch_px = self._head.patch_px
+        logits = _stacked([self._found[box] for box in self.wanted]).cpu().numpy()
+        undecided, seen = undecided_patches(self.wanted, logits, patch_px, threshold, self._adaptive)
+        return dense_windows(self._dense, self.wanted, undecided, seen, patch_px=patch_px, budget=self._adaptive.budget)
 
 
 class _Head:
@@ -250,7 +278,9 @@ class _Head:
         self._weights = torch.as_tensor(np.asarray(probe.weights, np.float32).T.copy())
         self._bias = torch.as_tensor(np.asarray(probe.bias, np.float32))
         self.window_px = backbone.spec.window_px
+        self.patch_px = backbone.spec.patch_px
         self.n_logits = len(probe.bias)
+        self.threshold = probe.threshold
         # sums are float64, which no other accelerator has
         self.canvas_device = torch.device(backbone.pins.device if backbone.pins.device == "cuda" else "cpu")
 
@@ -258,6 +288,12 @@ class _Head:
         embeddings = self._backbone(windows).float()
         logits: torch.Tensor = embeddings @ self._weights.to(embeddings.device) + self._bias.to(embeddings.device)
         return logits
+
+
+def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.stack(tensors)
 
 
 def _checked_size(image: NDArray[np.uint8], window_px: int) -> tuple[int, int]:

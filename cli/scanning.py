@@ -49,12 +49,15 @@ def scan(
 ) -> None:
     """Read a data set's layout, look for faults, and write the manifest."""
     from dlprobe.data import scan as run
+    from dlprobe.data.manifest import require_target
 
     settings: dict[str, object] = {"seed": seed, **pixel_limit(max_pixels)}
     if sample is not None:
         settings["sample"] = _sample(sample)
     shorthands = {"variant": variant, "dataset": dataset}
     options = _layout_options(option or (), shorthands, reserved=tuple(signature(run).parameters))
+    if root.exists():  # said before the work, not after it
+        require_target(out, root if root.is_dir() else root.parent)
     expect_damage()
     with progress_bar("scan", "images") as progress:
         result = run(root, layout, progress=progress, **settings, **options)

@@ -91,30 +91,25 @@ class Manifest:
         return cls(frame, path.parent / stored if root is None else root)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write to Parquet (by the ending ``.parquet``) or CSV, whole or not at all.
+        """Write to Parquet (by the ending ``.parquet``) or CSV, whole or not at all; an older manifest is replaced.
 
         Raises
         ------
-        DataError
-            If a CSV file is to lie outside the root, which it has no place to name.
-        OutputError
-            If there is a folder of that name.
+        DataError, OutputError
+            As `require_target`; also if the file cannot be written.
         """
         path = Path(path)
-        if path.is_dir():
-            msg = f"{path} is a folder; give the manifest a file name, such as {path / 'manifest.parquet'}"
-            raise OutputError(msg)
-        if path.suffix != ".parquet" and path.parent.resolve() != self.root.resolve():
-            msg = (
-                f"a CSV manifest must lie in its root {self.root}; write there, or write Parquet ({path.stem}.parquet)"
-            )
-            raise DataError(msg)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with publish(path) as scratch:
-            if path.suffix == ".parquet":
-                _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent))
-            else:
-                self.frame.to_csv(scratch, index=False)
+        require_target(path, self.root)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with publish(path) as scratch:
+                if path.suffix == ".parquet":
+                    _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent))
+                else:
+                    self.frame.to_csv(scratch, index=False)
+        except OSError as error:
+            msg = f"no manifest can be written to {path} ({error.strerror}); name a file that can"
+            raise OutputError(msg) from error
 
     @property
     def sha256(self) -> str:
@@ -128,6 +123,54 @@ class Manifest:
     def select(self, mask: pd.Series) -> Manifest:
         """Return the manifest of the rows where `mask` is True."""
         return Manifest(self.frame[mask], self.root)
+
+
+def require_target(path: Path, root: Path) -> None:
+    """Raise if a manifest of images below `root` cannot be written to `path`, or would replace what is no manifest.
+
+    Parameters
+    ----------
+    path : Path
+        File to be written.
+    root : Path
+        Folder of the images.
+
+    Raises
+    ------
+    DataError
+        If the ending is neither ``.parquet`` nor ``.csv``, or a CSV file is to lie outside the root, which it has no
+        place to name.
+    OutputError
+        If there is a folder of that name, or a file that dlprobe did not write as a manifest, such as a table of the
+        user's own.
+    """
+    if path.is_dir():
+        msg = f"{path} is a folder; give the manifest a file name, such as {path / 'manifest.parquet'}"
+        raise OutputError(msg)
+    if path.suffix not in {".parquet", ".csv"}:
+        msg = f"{path} ends neither in .parquet nor in .csv; name the manifest such as {path.stem}.parquet"
+        raise DataError(msg)
+    if path.suffix == ".csv" and path.parent.resolve() != root.resolve():
+        msg = f"a CSV manifest must lie in its root {root}; write there, or write Parquet ({path.stem}.parquet)"
+        raise DataError(msg)
+    if path.exists() and not _is_manifest(path):
+        msg = f"{path} is there and was not written by dlprobe; write to another name, or move it away"
+        raise OutputError(msg)
+
+
+def _is_manifest(path: Path) -> bool:
+    """Tell whether a file was written by dlprobe: by `Manifest.write`, or as the table of a synthesized data set."""
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return _ROOT_KEY in (pq.read_schema(path).metadata or {})
+        except (pa.ArrowException, OSError):
+            return False
+    with path.open("rb") as file:
+        header = file.readline(1000).strip()
+    return header in {",".join(columns).encode() for columns in (COLUMNS, TEXT_COLUMNS)}
 
 
 def source_groups(frame: pd.DataFrame) -> pd.Series:

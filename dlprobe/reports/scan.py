@@ -89,8 +89,12 @@ def write_scan_report(
     Raises
     ------
     OutputError
-        If the file cannot be written.
+        If the file cannot be written, or its ending is not ``.html``: a slip shall not replace an image.
     """
+    target = Path(out)
+    if target.suffix.lower() not in {".html", ".htm"}:
+        msg = f"no report can be written to {target}; name a file that ends in .html"
+        raise OutputError(msg)
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     findings = sorted(result.findings, key=lambda finding: _ORDER[finding.severity])
@@ -106,7 +110,6 @@ def write_scan_report(
         rejects=result.rejects[:MOST_REJECTS],
         more_rejects=max(0, len(result.rejects) - MOST_REJECTS),
     )
-    target = Path(out)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with publish(target) as scratch:

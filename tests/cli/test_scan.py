@@ -228,6 +228,23 @@ def test_a_report_is_written_on_wish(scanning, clean, tmp_path):
     assert "mask-inverted" in html
     assert html.count("data:image/jpeg") == 4
     refused(dlprobe(*scanning, "--report", tmp_path), "no report can be written")
+    photograph = (clean / "real/1.png").read_bytes()
+    refused(dlprobe(*scanning, "--report", clean / "real/1.png"), "no report can be written", ".html")
+    assert (clean / "real/1.png").read_bytes() == photograph
+
+
+def test_nothing_of_the_users_own_is_replaced_by_a_manifest(clean, tmp_path):
+    own = clean / "manifest.csv"
+    own.write_text("path,variant,mask,remark\nreal/1.png,real,,mine\n")
+    for name, words in {"manifest.csv": "not written by dlprobe", "real/1.png": ".parquet"}.items():
+        before = (clean / name).read_bytes()
+        refused(dlprobe("scan", clean, "-o", clean / name, "--layout", "folder"), name, words)
+        assert (clean / name).read_bytes() == before
+    (tmp_path / "file").write_text("")
+    refused(dlprobe("scan", clean, "-o", tmp_path / "file/m.parquet", "--layout", "folder"), "no manifest can be")
+    own.unlink()
+    for _ in range(2):  # its own manifest is replaced
+        assert dlprobe("scan", clean, "-o", own, "--layout", "folder").exit_code == 0
 
 
 FORMATS = {

@@ -61,6 +61,29 @@ def test_csv_outside_the_root_is_refused_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
+def test_what_dlprobe_did_not_write_is_not_replaced(tmp_path, name):
+    table = manifest(tmp_path).frame.assign(remark="mine")
+    table.to_parquet(tmp_path / name) if name.endswith("parquet") else table.to_csv(tmp_path / name, index=False)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(OutputError, match="was not written by dlprobe"):
+        manifest(tmp_path).write(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(OutputError, match="was not written by dlprobe"):
+        manifest(tmp_path).write(tmp_path / name)
+    (tmp_path / name).unlink()
+    manifest(tmp_path).write(tmp_path / name)
+    manifest(tmp_path, ROWS[:1]).write(tmp_path / name)
+    assert len(Manifest.read(tmp_path / name)) == 1
+
+
+def test_a_manifest_has_the_ending_of_its_format(tmp_path):
+    with pytest.raises(DataError, match=r"neither in \.parquet nor in \.csv; name the manifest such as m\.parquet"):
+        manifest(tmp_path).write(tmp_path / "m.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_in_the_way_is_refused(tmp_path):
     (tmp_path / "m.parquet").mkdir()
     with pytest.raises(OutputError, match="is a folder"):

@@ -14,8 +14,8 @@ from .output import emit
 from .progress import progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="Look after a cache.")
-CacheArg = Annotated[Path, typer.Argument(help="Folder that `dlprobe extract` filled.")]
-OtherArg = Annotated[Path, typer.Argument(help="Folder of another cache.")]
+CacheArg = Annotated[Path, typer.Argument(help="Folder, or s3://BUCKET/PREFIX, that `dlprobe extract` filled.")]
+OtherArg = Annotated[Path, typer.Argument(help="Folder, or s3://BUCKET/PREFIX, of another cache.")]
 ManifestArg = Annotated[Path, typer.Argument(help="Manifest that the cache was made from.")]
 StoreOpt = Annotated[str, typer.Option("--store", help="Back end of the new cache: 'zarr' or 'hdf5'.")]
 CompressOpt = Annotated[bool, typer.Option("--compress", help="Compress all of it (zarr alone).")]
@@ -162,6 +162,14 @@ def export(
     from dlprobe.cache import export as run
 
     emit([{"folder": str(out), "windows": run(path, out, format=kind, split=split)}], as_json=as_json)
+
+
+@app.command()
+def unlock(path: CacheArg, as_json: JsonOpt = False) -> None:
+    """Remove the locks of killed writers from a cache on S3; make sure that they no longer run."""
+    from dlprobe.cache import unlock as run
+
+    emit([{"removed": lock} for lock in run(path)], as_json=as_json)
 
 
 def _size(fields: dict[str, object]) -> dict[str, object]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def extract(
     manifest: Annotated[Path, typer.Argument(help="Manifest that `dlprobe scan` wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Cache to fill; run again to resume.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder or s3://BUCKET/PREFIX; run again to resume.")],
     backbone: Annotated[str, typer.Option("--backbone", help="Such as timm:NAME or residual:srm; see backbones.")],
     weights: WeightsOpt = "pretrained",
     window: Annotated[int | None, typer.Option("--window", min=1, help="Side of a window in pixels.")] = None,

@@ -6,7 +6,7 @@ from dlprobe.cache.care.describe import describe
 from dlprobe.cache.care.exporting import export
 from dlprobe.cache.care.merging import merge
 from dlprobe.cache.care.verify import Damage, verify
-from dlprobe.cache.locks import Shard
+from dlprobe.cache.locks import Shard, unlock
 from dlprobe.cache.reader import Block, FeatureCache, open_cache
 from dlprobe.cache.records import Reject
 from dlprobe.cache.writer import CachePlan, CacheWriter, open_writer
@@ -29,5 +29,6 @@ __all__ = [
     "open_cache",
     "open_writer",
     "parity",
+    "unlock",
     "verify",
 ]

@@ -20,6 +20,7 @@ from dlprobe.spec import CacheSpec, canonical_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from dlprobe.cache.places import Place
     from dlprobe.spec import Pins
 
 #: What stored data says that it is.
@@ -27,7 +28,7 @@ SCHEMA = {"kind": "dlprobe-features", "version": 1}
 WINDOW_FIELDS = ("image", "view", "y", "x", "h", "w")
 FIXED_ARRAYS = ("windows", "manifest", "reference")
 RECORDS, LOCKS = "records", "locks"
-ROOT_RECORD = "root.json"
+ROOT_RECORD = f"{RECORDS}/root.json"
 ZSTD_LEVEL = 3
 #: Type of stored CLS tokens by that of the embeddings: the scale of a single int8 vector would be the vector itself.
 CLS_DTYPES = {"float16": "float16", "float32": "float32", "int8": "float32"}
@@ -131,7 +132,7 @@ def attributes(spec: CacheSpec, pins: Pins, software: Mapping[str, str], origin:
     return plain
 
 
-def require_schema(attrs: Mapping[str, Any], path: Path) -> None:
+def require_schema(attrs: Mapping[str, Any], path: str) -> None:
     """Raise `CacheError` unless the attributes are those of a cache that this release reads."""
     if attrs.get("schema") != SCHEMA:
         msg = (
@@ -141,9 +142,15 @@ def require_schema(attrs: Mapping[str, Any], path: Path) -> None:
         raise CacheError(msg)
 
 
-def record_path(root: Path, block: int) -> Path:
-    """Return where the record of a block lies."""
-    return root / RECORDS / f"{block:06d}.json"
+def record_name(block: int) -> str:
+    """Return the name of the record of a block."""
+    return f"{RECORDS}/{block:06d}.json"
+
+
+def recorded_blocks(place: Place) -> set[int]:
+    """Return the blocks that have a record."""
+    names = (name.removesuffix(".json") for name in place.children(RECORDS))
+    return {int(name) for name in names if name.isdecimal()}
 
 
 def view_order(views: Iterable[tuple[str, int]], seed: int) -> list[int]:

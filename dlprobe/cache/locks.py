@@ -1,90 +1,77 @@
-"""Locks that vanish with their process: one for each shard, and one for setting a cache up."""
+"""Who may write: one lock for each shard, and one for setting a cache up."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dlprobe.cache.layout import LOCKS
+from dlprobe.cache.places import open_place
 from dlprobe.errors import CacheError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from dlprobe.cache.places import Place
 
 Shard = tuple[int, int]
-_SETUP = "setup.lock"
+_SETUP = f"{LOCKS}/setup.lock"
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)\.lock")
 
 
 @contextmanager
-def hold_shard(root: Path, shard: Shard) -> Iterator[None]:
+def hold_shard(place: Place, shard: Shard) -> Iterator[None]:
     """Hold the right to write one shard of a cache; raise `CacheError` at once if another process has it."""
-    with _hold(root / LOCKS / f"shard-{shard[0]}-of-{shard[1]}.lock", root, wait=False):
+    with place.hold(f"{LOCKS}/shard-{shard[0]}-of-{shard[1]}.lock", wait=False):
         yield
 
 
 @contextmanager
-def hold_setup(root: Path) -> Iterator[None]:
+def hold_setup(place: Place) -> Iterator[None]:
     """Hold the right to create or sweep a cache and to take shards of it, waiting: it is never held for long."""
-    with _hold(root / LOCKS / _SETUP, root, wait=True):
+    with place.hold(_SETUP, wait=True):
         yield
 
 
-def other_writers(root: Path, shard: Shard) -> list[Shard]:
+def other_writers(place: Place, shard: Shard) -> list[Shard]:
     """Return the shards, this one apart, that some process is writing."""
     found = []
-    for path in sorted((root / LOCKS).iterdir()):
-        match = _SHARD.fullmatch(path.name)
-        if match and (other := (int(match[1]), int(match[2]))) != shard and _is_held(path):
+    for name in sorted(place.children(LOCKS)):
+        match = _SHARD.fullmatch(name)
+        if match and (other := (int(match[1]), int(match[2]))) != shard and place.held(f"{LOCKS}/{name}"):
             found.append(other)
     return found
 
 
-@contextmanager
-def _hold(path: Path, root: Path, *, wait: bool) -> Iterator[None]:
-    handle = _acquire(path, root, wait=wait)
-    try:
-        os.truncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
-    finally:
-        os.close(handle)
+def unlock(path: str | os.PathLike[str]) -> list[str]:
+    """Remove the locks that killed writers left on a cache in a bucket.
 
+    Parameters
+    ----------
+    path : path
+        The cache.
 
-def _acquire(path: Path, root: Path, *, wait: bool) -> int:
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    Returns
+    -------
+    list of str
+        Who held them, and since when.
+
+    Raises
+    ------
+    CacheError
+        If the cache lies in a folder, where locks vanish with their process.
+    """
+    place = open_place(path)
+    if place.folder is not None:
+        msg = f"{place} is a folder, whose locks vanish with their process; end the process that writes it"
+        raise CacheError(msg)
+    found = []
+    for name in sorted(place.children(LOCKS)):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(handle, 200, 0).decode(errors="replace")
-            os.close(handle)
-            msg = f"{root} is being written by {holder or 'another process'} ({path.name}); wait for it or stop it"
-            raise CacheError(msg) from error
-        if _is_still_there(path, handle):
-            return handle
-        os.close(handle)  # the file was removed between opening and locking
-
-
-def _is_still_there(path: Path, handle: int) -> bool:
-    try:
-        return path.stat().st_ino == os.fstat(handle).st_ino
-    except FileNotFoundError:
-        return False
-
-
-def _is_held(path: Path) -> bool:
-    handle = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+            found.append(f"{name}: {place.read(f'{LOCKS}/{name}').decode(errors='replace')}")
+        except FileNotFoundError:  # its writer has ended
+            continue
+        place.remove(f"{LOCKS}/{name}")
+    return found

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from dlprobe.cache.buffers import Buffers
-from dlprobe.cache.layout import WINDOW_FIELDS, record_path
+from dlprobe.cache.layout import WINDOW_FIELDS, record_name, recorded_blocks
+from dlprobe.cache.places import open_place
 from dlprobe.cache.records import BlockRecord, Reject, read_block_record
 from dlprobe.cache.stores import open_store
 from dlprobe.cache.stores.codecs import dequantise
@@ -23,14 +23,18 @@ from dlprobe.errors import CacheError, DataError
 from dlprobe.spec import Pins
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
     from dlprobe.cache.care.verify import Damage
     from dlprobe.cache.layout import ArrayLayout
+    from dlprobe.cache.places import Opened
     from dlprobe.spec import CacheSpec, ModelSpec
 
+    _Runs = list[tuple[int, NDArray[np.int64]]]
     Take = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 
 _JOINED = ("path", "variant", "source_id", "donor_id", "generator", "mask_kind", "split", "dataset")
@@ -74,8 +78,8 @@ class FeatureCache:
 
     Attributes
     ----------
-    path : Path
-        Folder of the cache.
+    path : Path or str
+        Folder of the cache, or its URL.
     cache_spec, model_spec : CacheSpec, ModelSpec
         Its two identities.
     pins : Pins
@@ -92,9 +96,10 @@ class FeatureCache:
         The back end.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.store = open_store(path)
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.place = open_place(path)
+        self.path: Path | str = self.place.path
+        self.store = open_store(self.place)
         self._layout = self.store.layout
         self._arrays = self._layout.arrays()
         self.cache_spec: CacheSpec = self._layout.spec
@@ -112,7 +117,7 @@ class FeatureCache:
         self._records: dict[int, BlockRecord] = {}
         self._buffers = Buffers(_MOST_BUFFERS)
 
-    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path | str]]:
         """Send the path: the other side opens the cache itself."""
         return FeatureCache, (self.path,)
 
@@ -136,7 +141,8 @@ class FeatureCache:
     @property
     def missing_blocks(self) -> list[int]:
         """Blocks that were not recorded yet."""
-        return [block for block in range(self.n_blocks) if not record_path(self.path, block).exists()]
+        recorded = recorded_blocks(self.place)
+        return [block for block in range(self.n_blocks) if block not in recorded]
 
     @property
     def complete(self) -> bool:
@@ -147,9 +153,8 @@ class FeatureCache:
     def rejects(self) -> tuple[Reject, ...]:
         """Images and windows that could not be embedded, as far as blocks were recorded."""
         missing = set(self.missing_blocks)
-        return tuple(
-            reject for block in range(self.n_blocks) if block not in missing for reject in self.record(block).rejects
-        )
+        recorded = [block for block in range(self.n_blocks) if block not in missing]
+        return tuple(reject for record in self.place.each(self.record, recorded) for reject in record.rejects)
 
     @property
     def windows(self) -> pd.DataFrame:
@@ -282,10 +287,12 @@ class FeatureCache:
     def record(self, block: int) -> BlockRecord:
         """Return the record of a block; raise `CacheError` if it is missing, damaged or of another cache."""
         if block not in self._records:
-            path = record_path(self.path, block)
-            record = read_block_record(path)
+            record = read_block_record(self.place, block)
             if (record.block, record.cache) != (block, self.cache_spec.fingerprint):
-                msg = f"record {path} is of another block or cache; run `dlprobe cache verify {self.path}`"
+                msg = (
+                    f"record {self.place}/{record_name(block)} is of another block or cache; "
+                    f"run `dlprobe cache verify {self.path}`"
+                )
                 raise CacheError(msg)
             self._records[block] = record
         return self._records[block]
@@ -328,54 +335,39 @@ class FeatureCache:
     def _gather(self, name: str, indices: NDArray[np.int64], take: Take = np.empty) -> NDArray[Any]:
         array = self._arrays[name]
         out = take((len(indices), *array.chunk[1:]), array.dtype)
-        for block, parts in _by_block(indices, self.cache_spec.block_windows).items():
-            if name in self.store.packed:
-                self._unpack(array, block, parts, out)
-            else:
-                self._scatter(array, block, parts, out)
+        read = self._unpack if name in self.store.packed else self._scatter
+        parts = _by_block(indices, self.cache_spec.block_windows)
+        for _ in self.place.each(lambda block: read(array, block, parts[block], out), parts):
+            pass
         return out
 
-    def _scatter(
-        self, array: ArrayLayout, block: int, parts: list[tuple[int, NDArray[np.int64]]], out: NDArray[Any]
-    ) -> None:
+    def _scatter(self, array: ArrayLayout, block: int, parts: _Runs, out: NDArray[Any]) -> None:
         rows = out.data.cast("B")
-        handle, offset = self._open_chunk(array, block)
-        try:
+        with self._open_chunk(array.name, block) as (opened, offset):
             for first, slots in parts:
-                scatter(handle, offset + first * array.row_bytes, rows, array.row_bytes, slots)
-        except EOFError as error:
-            raise self._short(array.name, block) from error
-        finally:
-            os.close(handle)
+                scatter(opened, offset + first * array.row_bytes, rows, array.row_bytes, slots)
 
-    def _unpack(
-        self, array: ArrayLayout, block: int, parts: list[tuple[int, NDArray[np.int64]]], out: NDArray[Any]
-    ) -> None:
-        handle, offset = self._open_chunk(array, block)
-        try:
-            stored = os.pread(handle, self.record(block).chunks[array.name].length, offset)
-        finally:
-            os.close(handle)
+    def _unpack(self, array: ArrayLayout, block: int, parts: _Runs, out: NDArray[Any]) -> None:
+        with self._open_chunk(array.name, block) as (opened, offset):
+            stored = opened.read(offset, self.record(block).chunks[array.name].length)
         chunk = np.frombuffer(self.store.decode(array.name, stored), array.dtype).reshape(array.chunk)
         for first, slots in parts:
             out[slots] = chunk[first : first + len(slots)]
 
-    def _open_chunk(self, array: ArrayLayout, block: int) -> tuple[int, int]:
-        expected = self.record(block).chunks[array.name].length
-        path, offset, alone = self.store.extent(array.name, block)
+    @contextmanager
+    def _open_chunk(self, name: str, block: int) -> Iterator[tuple[Opened, int]]:
+        """Open the object that a chunk lies in, at the chunk's offset, and see that all of it is there."""
+        expected = self.record(block).chunks[name].length
+        where, offset, alone = self.store.extent(name, block)
+        msg = f"{self.place}/{where} (block {block}) is missing or has another length; run `dlprobe cache repair`"
         try:
-            handle = os.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise self._short(array.name, block) from error
-        size = os.fstat(handle).st_size
-        if (size != expected) if alone else (size < offset + expected):
-            os.close(handle)
-            raise self._short(array.name, block)
-        return handle, offset
-
-    def _short(self, name: str, block: int) -> CacheError:
-        path = self.store.extent(name, block).path
-        return CacheError(f"{path} (block {block}) is missing or has another length; run `dlprobe cache repair`")
+            with self.place.open(where) as opened:
+                if (opened.size == expected) if alone else (opened.size >= offset + expected):
+                    yield opened, offset
+                    return
+        except (FileNotFoundError, EOFError) as error:
+            raise CacheError(msg) from error
+        raise CacheError(msg)
 
 
 def open_cache(path: str | os.PathLike[str], mode: str = "r") -> FeatureCache:
@@ -386,7 +378,7 @@ def open_cache(path: str | os.PathLike[str], mode: str = "r") -> FeatureCache:
     Parameters
     ----------
     path : path
-        Folder of the cache.
+        Folder of the cache, or ``s3://BUCKET/PREFIX``.
     mode : {"r"}
         Caches are written by `dlprobe.extraction.extract` alone.
 
@@ -398,11 +390,11 @@ def open_cache(path: str | os.PathLike[str], mode: str = "r") -> FeatureCache:
     if mode != "r":
         msg = f"mode is {mode!r}; a cache is opened with 'r', and written by `dlprobe extract` alone"
         raise CacheError(msg)
-    return FeatureCache(Path(path))
+    return FeatureCache(path)
 
 
-def _by_block(indices: NDArray[np.int64], block_windows: int) -> dict[int, list[tuple[int, NDArray[np.int64]]]]:
-    parts: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
+def _by_block(indices: NDArray[np.int64], block_windows: int) -> dict[int, _Runs]:
+    parts: dict[int, _Runs] = {}
     for block, first, positions in runs(indices, block_windows):
         parts.setdefault(block, []).append((first, positions))
     return parts

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from dlprobe.cache.layout import ROOT_RECORD, record_name
 from dlprobe.errors import CacheError
-from dlprobe.publish import publish
 from dlprobe.spec import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
-    from typing import BinaryIO
 
-_PIECE_BYTES = 1 << 22
+    from dlprobe.cache.places import Opened, Place
+
+_PIECE_BYTES = 1 << 23
 _CHECKSUM = "checksum"
 
 
@@ -37,22 +36,21 @@ class Digest:
         return cls(memoryview(data).nbytes, hashlib.sha256(data).hexdigest())
 
     @classmethod
-    def of_named(cls, root: Path, name: str) -> Digest | None:
-        """Measure a file, or ``FILE#START-STOP`` of one, below `root`; None if it is not all there."""
-        file, _, part = name.partition("#")
+    def of_named(cls, place: Place, name: str) -> Digest | None:
+        """Measure an object, or ``NAME#START-STOP`` of one; None if it is not all there."""
+        whole, _, part = name.partition("#")
         try:
-            with (root / file).open("rb") as handle:
-                start, stop = map(int, part.split("-")) if part else (0, os.fstat(handle.fileno()).st_size)
-                return cls.of_open(handle, start, stop - start)
+            with place.open(whole) as opened:
+                start, stop = map(int, part.split("-")) if part else (0, opened.size)
+                return cls.of_open(opened, start, stop - start)
         except FileNotFoundError:
             return None
 
     @classmethod
-    def of_open(cls, handle: BinaryIO, start: int, length: int) -> Digest | None:
-        """Measure part of an open file; None if the file ends before."""
+    def of_open(cls, opened: Opened, start: int, length: int) -> Digest | None:
+        """Measure part of what is open; None if it ends before."""
         hasher, left = hashlib.sha256(), length
-        handle.seek(start)
-        while left and (piece := handle.read(min(left, _PIECE_BYTES))):
+        while left and (piece := opened.read(start + length - left, min(left, _PIECE_BYTES))):
             hasher.update(piece)
             left -= len(piece)
         return None if left else cls(length, hasher.hexdigest())
@@ -114,17 +112,25 @@ class RootRecord:
     files: Mapping[str, Digest]
 
 
-def write_record(path: Path, record: BlockRecord | RootRecord) -> None:
-    """Write a record durably; it is there and whole, or not there."""
-    body = asdict(record)
-    text = canonical_json({**body, _CHECKSUM: _checksum(body)})
-    with publish(path, durable=True) as scratch:
-        scratch.write_text(text, encoding="ascii")
+def write_block_record(place: Place, record: BlockRecord) -> None:
+    """Record a block; raise `CacheError` if another writer has recorded it with other bytes."""
+    name, text = record_name(record.block), _text(record)
+    try:
+        place.write_new(name, text)
+    except FileExistsError as error:
+        if place.read(name) != text:
+            msg = f"block {record.block} of {place} was recorded by another writer meanwhile; let one writer work at it"
+            raise CacheError(msg) from error
 
 
-def read_block_record(path: Path) -> BlockRecord:
+def write_root_record(place: Place, record: RootRecord) -> None:
+    """Record what belongs to no block, in place of an earlier record."""
+    place.write(ROOT_RECORD, _text(record))
+
+
+def read_block_record(place: Place, block: int) -> BlockRecord:
     """Read the record of a block; raise `CacheError` if it is missing or damaged."""
-    body = _read(path)
+    body = _read(place, record_name(block))
     return BlockRecord(
         block=body["block"],
         cache=body["cache"],
@@ -134,31 +140,36 @@ def read_block_record(path: Path) -> BlockRecord:
     )
 
 
-def read_root_record(path: Path) -> RootRecord:
+def read_root_record(place: Place) -> RootRecord:
     """Read the record of what belongs to no block; raise `CacheError` if it is missing or damaged."""
-    body = _read(path)
+    body = _read(place, ROOT_RECORD)
     return RootRecord(body["cache"], {name: Digest(**digest) for name, digest in body["files"].items()})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _text(record: BlockRecord | RootRecord) -> bytes:
+    body = asdict(record)
+    return canonical_json({**body, _CHECKSUM: _checksum(body)}).encode("ascii")
+
+
+def _read(place: Place, name: str) -> dict[str, Any]:
     try:
-        text = path.read_bytes()
+        text = place.read(name)
     except FileNotFoundError as error:
-        msg = f"no record at {path}; the cache is unfinished: run the same `dlprobe extract` again"
+        msg = f"no record at {place}/{name}; the cache is unfinished: run the same `dlprobe extract` again"
         raise CacheError(msg) from error
     try:
         body = json.loads(text)
         checksum = body.pop(_CHECKSUM)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path) from error
+        raise _damaged(place, name) from error
     # the bytes are compared too: JSON that means the same is still not what was written
     if checksum != _checksum(body) or canonical_json({**body, _CHECKSUM: checksum}).encode() != text:
-        raise _damaged(path)
+        raise _damaged(place, name)
     return dict(body)
 
 
-def _damaged(path: Path) -> CacheError:
-    return CacheError(f"record {path} is damaged; run `dlprobe cache repair`")
+def _damaged(place: Place, name: str) -> CacheError:
+    return CacheError(f"record {place}/{name} is damaged; run `dlprobe cache repair`")
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

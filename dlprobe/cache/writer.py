@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlprobe.cache.layout import LOCKS, RECORDS, ROOT_RECORD, Layout, attributes, record_path
+from dlprobe.cache.layout import LOCKS, RECORDS, ROOT_RECORD, Layout, attributes, record_name, recorded_blocks
 from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
-from dlprobe.cache.records import BlockRecord, Digest, Reject, RootRecord, read_block_record, write_record
+from dlprobe.cache.places import open_place
+from dlprobe.cache.records import (
+    BlockRecord,
+    Digest,
+    Reject,
+    RootRecord,
+    read_block_record,
+    write_block_record,
+    write_root_record,
+)
 from dlprobe.cache.stores import STORED_NAMES, STORES, open_store, store_kind
 from dlprobe.errors import CacheError, OutputError
-from dlprobe.publish import SCRATCH_PREFIX, fsync
 from dlprobe.spec import Pins, require_same
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from dlprobe.cache.locks import Shard
+    from dlprobe.cache.places import Place
     from dlprobe.cache.stores import Store
     from dlprobe.spec import CacheSpec
 
@@ -92,9 +101,14 @@ class CacheWriter:
     def __init__(self, store: Store, shard: Shard, *, fresh: bool) -> None:
         self._store = store
         self.fresh = fresh
-        self.root = store.root
+        self.place = store.place
         self.layout = store.layout
         self.blocks = range(shard[0], store.layout.n_blocks, shard[1])
+
+    @property
+    def path(self) -> Path | str:
+        """Folder of the cache, or its URL."""
+        return self.place.path
 
     @property
     def n_windows(self) -> int:
@@ -104,7 +118,7 @@ class CacheWriter:
     @property
     def missing(self) -> list[int]:
         """Blocks of this shard without a record."""
-        return _unrecorded(self.root, self.blocks)
+        return _unrecorded(self.place, self.blocks)
 
     @property
     def reference(self) -> NDArray[np.float32]:
@@ -114,13 +128,12 @@ class CacheWriter:
 
     def rejects(self, block: int) -> tuple[Reject, ...]:
         """Return the rejects that the record of a block names."""
-        return read_block_record(record_path(self.root, block)).rejects
+        return read_block_record(self.place, block).rejects
 
     def forget(self, block: int) -> None:
         """Withdraw a block, its record first, so that it can be written again."""
-        record_path(self.root, block).unlink(missing_ok=True)
-        fsync(self.root / RECORDS)
-        self._store.drop(block)
+        self.place.remove(record_name(block))
+        self._store.drop([block])
 
     def discard(self) -> None:
         """Withdraw all blocks of this shard; a cache that this writer made is then taken away on exit."""
@@ -162,14 +175,14 @@ class CacheWriter:
                     raise ValueError(msg)
                 chunks[name] = self._store.put(name, block, chunk.data.cast("B"))
             record = BlockRecord(block, self.layout.spec.fingerprint, chunks, dict(images), rejects)
-            write_record(record_path(self.root, block), record)
+            write_block_record(self.place, record)
         except OSError as error:
-            raise _disk_error(error, self.root) from error
+            raise _disk_error(error, self.place) from error
 
 
 @contextmanager
 def open_writer(
-    root: Path, plan: CachePlan, *, shard: Shard = (0, 1), allow_mixed: bool = False
+    path: str | os.PathLike[str], plan: CachePlan, *, shard: Shard = (0, 1), allow_mixed: bool = False
 ) -> Iterator[CacheWriter]:
     """Create a cache or take one up again, and hold the lock of a shard of it.
 
@@ -177,8 +190,8 @@ def open_writer(
 
     Parameters
     ----------
-    root : Path
-        Folder of the cache; absent, empty or a cache of the same identity.
+    path : path
+        Folder of the cache, or ``s3://BUCKET/PREFIX``; absent, empty or a cache of the same identity.
     plan : CachePlan
         What it is to hold.
     shard : tuple of int
@@ -189,7 +202,7 @@ def open_writer(
     Raises
     ------
     OutputError
-        If the folder exists and is something else, or cannot be made.
+        If the place exists and is something else, or cannot be made.
     IdentityError
         If it is a cache of another identity, or of other pins.
     CacheError
@@ -198,122 +211,117 @@ def open_writer(
     if not 0 <= shard[0] < shard[1]:
         msg = f"no shard {shard[0]} of {shard[1]}; shards are numbered from 0"
         raise CacheError(msg)
-    _require_ours(root)
-    made = not root.exists()
+    place = open_place(path)
+    _require_ours(place)
     try:
-        (root / LOCKS).mkdir(parents=True, exist_ok=True)
+        made = place.make(LOCKS)
     except OSError as error:
-        msg = f"{root} cannot be made ({error.strerror}); choose another path"
+        msg = f"{place} cannot be made ({error.strerror}); choose another path"
         raise OutputError(msg) from error
     with ExitStack() as stack:
-        with hold_setup(root):
-            stack.enter_context(hold_shard(root, shard))
-            if fresh := _is_new(root):
-                stack.callback(_take_away_unused, root, shard, made=made)
-            store = _set_up(root, plan) if fresh else _resume(root, plan, allow_mixed=allow_mixed)
+        with hold_setup(place):
+            stack.enter_context(hold_shard(place, shard))
+            if fresh := _is_new(place):
+                stack.callback(_take_away_unused, place, shard, made=made)
+            store = _set_up(place, plan) if fresh else _resume(place, plan, allow_mixed=allow_mixed)
             _sweep(store, shard)
         yield CacheWriter(store, shard, fresh=fresh)
 
 
-def _is_new(root: Path) -> bool:
+def join_writer(path: str | os.PathLike[str]) -> CacheWriter:
+    """Return a writer of a cache that another process has opened for all of its blocks, and whose lock it holds."""
+    return CacheWriter(open_store(open_place(path)), (0, 1), fresh=False)
+
+
+def _is_new(place: Place) -> bool:
     """Tell whether a cache is to be made; refuse to make one anew over blocks that were recorded."""
-    if (root / RECORDS / ROOT_RECORD).exists():
+    if place.exists(ROOT_RECORD):
         return False
-    if any((root / RECORDS).glob("*.json")):
-        msg = f"{root} has blocks and no {RECORDS}/{ROOT_RECORD}; run `dlprobe cache repair`"
+    if recorded_blocks(place):
+        msg = f"{place} has blocks and no {ROOT_RECORD}; run `dlprobe cache repair`"
         raise CacheError(msg)
     return True
 
 
-def _require_ours(root: Path) -> None:
-    if not root.exists() or (root / RECORDS / ROOT_RECORD).is_file():
-        return
-    msg = f"{root} exists and is no cache of dlprobe; choose another path"
-    if not root.is_dir():
-        raise OutputError(msg)
-    names = {path.name for path in root.iterdir() if not path.name.startswith(SCRATCH_PREFIX)}
+def _require_ours(place: Place) -> None:
+    msg = f"{place} exists and is no cache of dlprobe; choose another path"
+    try:
+        names = place.children()
+    except NotADirectoryError as error:
+        raise OutputError(msg) from error
     begun = LOCKS in names and names <= {LOCKS, RECORDS, *STORED_NAMES.values()}
-    if names and not begun:
+    if names and not begun and not place.exists(ROOT_RECORD):
         raise OutputError(msg)
 
 
-def _set_up(root: Path, plan: CachePlan) -> Store:
+def _set_up(place: Place, plan: CachePlan) -> Store:
     try:
         for name in STORED_NAMES.values():
-            _remove(root / name)  # of a process killed before the root record
-        (root / RECORDS).mkdir(exist_ok=True)
-        store = create_store(root, plan, kind=plan.store or "zarr", compress=plan.compress)
-        write_record(root / RECORDS / ROOT_RECORD, root_record(store))
+            place.remove(name)  # of a process killed before the root record
+        place.make(RECORDS)
+        store = create_store(place, plan, kind=plan.store or "zarr", compress=plan.compress)
+        write_root_record(place, root_record(store))
     except OSError as error:
-        raise _disk_error(error, root) from error
+        raise _disk_error(error, place) from error
     return store
 
 
-def create_store(root: Path, plan: CachePlan, *, kind: str, compress: bool) -> Store:
+def create_store(place: Place, plan: CachePlan, *, kind: str, compress: bool) -> Store:
     """Make everything of a cache that belongs to no block, without a root record."""
     attrs = attributes(plan.spec, plan.pins, plan.software, plan.origin)
     back_end: type[Store] = STORES[kind]
-    return back_end.create(root, plan.layout, attrs, plan.fixed, compress=compress)
+    return back_end.create(place, plan.layout, attrs, plan.fixed, compress=compress)
 
 
 def root_record(store: Store) -> RootRecord:
     """Return the record of what a back end holds beside its blocks."""
-    found = {name: Digest.of_named(store.root, name) for name in store.fixed_names()}
+    found = {name: Digest.of_named(store.place, name) for name in store.fixed_names()}
     return RootRecord(store.layout.spec.fingerprint, {name: digest for name, digest in found.items() if digest})
 
 
-def _resume(root: Path, plan: CachePlan, *, allow_mixed: bool) -> Store:
-    if plan.store not in {None, kind := store_kind(root)}:
-        msg = f"{root} is kept in {kind}, not in {plan.store}; leave the back end out, or use `dlprobe cache convert`"
+def _resume(place: Place, plan: CachePlan, *, allow_mixed: bool) -> Store:
+    if plan.store not in {None, kind := store_kind(place)}:
+        msg = f"{place} is kept in {kind}, not in {plan.store}; leave the back end out, or use `dlprobe cache convert`"
         raise OutputError(msg)
-    store = open_store(root)
+    store = open_store(place)
     advice = "give the same manifest and settings, or another path"
-    require_same(store.layout.spec, plan.spec, f"the cache {root} and this extraction", advice)
+    require_same(store.layout.spec, plan.spec, f"the cache {place} and this extraction", advice)
     if not allow_mixed:
         advice = "use the same pins, or allow a mixed cache (--allow-mixed)"
-        require_same(Pins(**store.attrs["pins"]), plan.pins, f"the pins of the cache {root} and of this run", advice)
+        require_same(Pins(**store.attrs["pins"]), plan.pins, f"the pins of the cache {place} and of this run", advice)
     if store.fixed("windows") != plan.fixed["windows"]:
-        msg = f"the windows table of {root} is not that of this manifest; run `dlprobe cache verify {root}`"
+        msg = f"the windows table of {place} is not that of this manifest; run `dlprobe cache verify {place}`"
         raise CacheError(msg)
     return store
 
 
-def _unrecorded(root: Path, blocks: range) -> list[int]:
-    return [block for block in blocks if not record_path(root, block).exists()]
+def _unrecorded(place: Place, blocks: range) -> list[int]:
+    recorded = recorded_blocks(place)
+    return [block for block in blocks if block not in recorded]
 
 
 def _sweep(store: Store, shard: Shard) -> None:
     """Remove what a killed process left; scratch files only when nobody else can be writing them."""
-    others = other_writers(store.root, shard)
+    others = other_writers(store.place, shard)
     if foreign := [other for other in others if other[1] != shard[1]]:
-        msg = f"{store.root} is being written as {foreign[0][1]} shards; wait for them, or use as many"
+        msg = f"{store.place} is being written as {foreign[0][1]} shards; wait for them, or use as many"
         raise CacheError(msg)
-    for block in _unrecorded(store.root, range(shard[0], store.layout.n_blocks, shard[1])):
-        store.drop(block)
-    if others:
-        return
-    for path in list(store.root.rglob(f"{SCRATCH_PREFIX}*")):
-        _remove(path)
+    store.drop(_unrecorded(store.place, range(shard[0], store.layout.n_blocks, shard[1])))
+    if not others:
+        store.place.sweep()
 
 
-def _take_away_unused(root: Path, shard: Shard, *, made: bool) -> None:
-    with hold_setup(root):
-        if other_writers(root, shard) or any(p.name != ROOT_RECORD for p in (root / RECORDS).glob("*.json")):
+def _take_away_unused(place: Place, shard: Shard, *, made: bool) -> None:
+    with hold_setup(place):
+        if other_writers(place, shard) or recorded_blocks(place):
             return
         for name in (*STORED_NAMES.values(), RECORDS, LOCKS):
-            _remove(root / name)
+            place.remove(name)
         if made:
-            root.rmdir()
+            place.unmake()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _disk_error(error: OSError, root: Path) -> CacheError | OSError:
+def _disk_error(error: OSError, place: Place) -> CacheError | OSError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return CacheError(f"no space is left for {root}; make room and run the same command again, it will go on")
+        return CacheError(f"no space is left for {place}; make room and run the same command again, it will go on")
     return error

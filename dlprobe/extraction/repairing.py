@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
@@ -12,7 +11,8 @@ from dlprobe.backbones import load_backbone
 from dlprobe.cache import FeatureCache, open_writer, verify
 from dlprobe.cache.care.restoring import restore_fixed
 from dlprobe.cache.care.verify import Damage
-from dlprobe.cache.layout import WINDOW_FIELDS, record_path
+from dlprobe.cache.layout import WINDOW_FIELDS
+from dlprobe.cache.places import open_place
 from dlprobe.cache.records import read_block_record
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import CacheError
@@ -25,10 +25,12 @@ from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
+    from dlprobe.cache.places import Place
     from dlprobe.cache.records import BlockRecord
     from dlprobe.data.manifest import Manifest
     from dlprobe.extraction.decoding import Crops
@@ -45,8 +47,8 @@ class RepairReport:
 
     Parameters
     ----------
-    path : Path
-        Folder of the cache.
+    path : Path or str
+        Folder of the cache, or its URL.
     restored : tuple of str
         Files, or parts of them, that belong to no block and were put back.
     recomputed : tuple of int
@@ -56,7 +58,7 @@ class RepairReport:
         computes something else. Blocks whose record was lost cannot be compared.
     """
 
-    path: Path
+    path: Path | str
     restored: tuple[str, ...]
     recomputed: tuple[int, ...]
     different: tuple[int, ...]
@@ -111,24 +113,22 @@ def repair(
     IdentityError
         If manifest or backbone are not those of the cache; the message names the fields.
     """
-    root = Path(path)
-    damages = verify(root)
+    place = open_place(path)
+    damages = verify(path)
     if not damages:
-        return RepairReport(root, (), (), ())
-    planned = plan(manifest, backbone.spec, **(_settings_of(root) or settings))
+        return RepairReport(place.path, (), (), ())
+    planned = plan(manifest, backbone.spec, **(_settings_of(path) or settings))
     made_from = cache_plan(planned, manifest, backbone)
-    restored = restore_fixed(root, made_from) if _needs_restoring(damages) else []
-    damages = [damage for damage in verify(root) if damage.block is not None]
-    with sigterm_raises(), open_writer(root, made_from, allow_mixed=allow_mixed) as writer:
+    restored = restore_fixed(path, made_from) if _needs_restoring(damages) else []
+    damages = [damage for damage in verify(path) if damage.block is not None]
+    with sigterm_raises(), open_writer(path, made_from, allow_mixed=allow_mixed) as writer:
         blocks = sorted({damage.block for damage in damages if damage.block is not None})
-        before = {block: _readable_record(root, block) for block in blocks}
+        before = {block: _readable_record(place, block) for block in blocks}
         for block in blocks:
             writer.forget(block)
         fill(writer, planned, manifest, backbone, progress, max_pixels=max_pixels)
-    different = [
-        block for block, old in before.items() if old is not None and old != read_block_record(record_path(root, block))
-    ]
-    return RepairReport(root, tuple(restored), tuple(blocks), tuple(different))
+    different = [block for block, old in before.items() if old is not None and old != read_block_record(place, block)]
+    return RepairReport(place.path, tuple(restored), tuple(blocks), tuple(different))
 
 
 def recheck(
@@ -169,7 +169,7 @@ def recheck(
     IdentityError
         If the backbone is not that of the cache.
     """
-    cache = FeatureCache(Path(path))
+    cache = FeatureCache(path)
     require_same(cache.model_spec, backbone.spec, f"the model of {path} and the backbone", "load the same backbone")
     sound = cache.select()
     drawn = np.sort(np.random.default_rng(seed).choice(sound, min(count, len(sound)), replace=False))
@@ -207,7 +207,7 @@ def backbone_of(path: str | os.PathLike[str], *, weights: str | None = None) -> 
     IdentityError
         If what was loaded is not the model of the cache; the message names the fields.
     """
-    cache = FeatureCache(Path(path))
+    cache = FeatureCache(path)
     spec, pins = cache.model_spec, cache.pins
     backbone = load_backbone(
         spec.backbone,
@@ -255,17 +255,17 @@ def _needs_restoring(damages: list[Damage]) -> bool:
     return any(damage.block is None for damage in damages)
 
 
-def _settings_of(root: Path) -> PlanSettings | None:
+def _settings_of(path: str | os.PathLike[str]) -> PlanSettings | None:
     try:
-        spec: CacheSpec = FeatureCache(root).cache_spec
+        spec: CacheSpec = FeatureCache(path).cache_spec
     except CacheError:
         return None
     names = PlanSettings.__annotations__
     return cast("PlanSettings", {name: getattr(spec, name) for name in names})
 
 
-def _readable_record(root: Path, block: int) -> BlockRecord | None:
+def _readable_record(place: Place, block: int) -> BlockRecord | None:
     try:
-        return read_block_record(record_path(root, block))
+        return read_block_record(place, block)
     except CacheError:
         return None

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -24,6 +23,8 @@ from dlprobe.extraction.planning import Plan, PlanSettings, degradations_of, pla
 from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
@@ -47,8 +48,8 @@ class ExtractionReport:
 
     Parameters
     ----------
-    path : Path
-        Folder of the cache.
+    path : Path or str
+        Folder of the cache, or its URL.
     windows : int
         Windows in the cache, or in the shard of it that this run was to fill.
     done : int
@@ -61,7 +62,7 @@ class ExtractionReport:
         Relative difference of the reference embedding from the one that the cache was begun with; 0 for a new cache.
     """
 
-    path: Path
+    path: Path | str
     windows: int
     done: int
     skipped: int
@@ -152,13 +153,13 @@ def extract(
     _require_window(backbone.spec, window_px)
     planned = plan(manifest, backbone.spec, **settings)
     made_from = replace(cache_plan(planned, manifest, backbone), store=store, compress=compress)
-    with sigterm_raises(), open_writer(Path(path), made_from, shard=shard, allow_mixed=allow_mixed) as writer:
+    with sigterm_raises(), open_writer(path, made_from, shard=shard, allow_mixed=allow_mixed) as writer:
         drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
         if retry_rejects:
             _forget_rejects(writer)
         done = fill(writer, planned, manifest, backbone, progress, max_pixels=max_pixels)
         rejected = _rejected(writer)
-    return ExtractionReport(Path(path), writer.n_windows, done, writer.n_windows - done, rejected, drift)
+    return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift)
 
 
 def cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CachePlan:

@@ -20,20 +20,42 @@ KINDS = {
     "zarr int8 compressed": {"dtype": "int8", "compress": True},
     "hdf5 float16": {"dtype": "float16", "store": "hdf5"},
     "hdf5 int8": {"dtype": "int8", "store": "hdf5"},
+    "s3 float16": {"dtype": "float16", "s3": True},
+    "s3 int8 compressed": {"dtype": "int8", "compress": True, "s3": True},
 }
+#: Those of which as many flips as were promised are made; the others differ from them in codecs alone.
+THOROUGH = ("zarr float16", "hdf5 float16")
 #: Largest error of a stored value: relative for floats, in parts of the window's largest magnitude for int8.
 ERROR = {"float16": 2**-11, "float32": 1e-6, "int8": 0.51 / 127}
 SETTINGS = {"stride_px": 40, "block_windows": 4}
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda name: name.replace(" ", "-"))
-def kind(request):
-    return KINDS[request.param]
+def name(request):
+    if KINDS[request.param].get("s3"):
+        request.getfixturevalue("s3")
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def stored(kind, manifest, backbone, tmp_path_factory):
-    path = tmp_path_factory.mktemp("contract") / "cache"
+def kind(name):
+    return {key: value for key, value in KINDS[name].items() if key != "s3"}
+
+
+@pytest.fixture(scope="module")
+def new_path(name, tmp_path_factory):
+    """Return a function that gives the path or URL of a cache to be."""
+
+    def make(what):
+        folder = tmp_path_factory.mktemp("contract") / what
+        return f"s3://caches{folder}" if KINDS[name].get("s3") else folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stored(kind, manifest, backbone, new_path):
+    path = new_path("cache")
     extract(manifest, backbone, path, **SETTINGS, **kind)
     return path
 
@@ -44,10 +66,12 @@ def cache(stored):
 
 
 @pytest.fixture
-def changed(stored, tmp_path):
-    import shutil
-
-    return shutil.copytree(stored, tmp_path / "changed")
+def changed(stored, new_path, objects):
+    path = new_path("changed")
+    before, after = objects(stored), objects(path)
+    for name in before.names():
+        after.write(name, before.read(name))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +126,13 @@ def test_a_shuffled_stream_hands_out_every_window_once(cache):
 
 
 @pytest.fixture
-def again(manifest, backbone, tmp_path):
+def again(manifest, backbone, new_path):
     """Return a function that extracts into ``again.path``."""
 
     def run(**settings):
-        return extract(manifest, backbone, tmp_path / "again", **settings)
+        return extract(manifest, backbone, run.path, **settings)
 
-    run.path = tmp_path / "again"
+    run.path = new_path("again")
     return run
 
 
@@ -127,8 +151,8 @@ def test_a_second_run_is_identical_byte_for_byte(stored, kind, again, tree):
     assert tree(again.path) == tree(stored)
 
 
-def test_a_block_without_a_record_is_never_read(changed):
-    (changed / "records" / "000001.json").unlink()
+def test_a_block_without_a_record_is_never_read(changed, objects):
+    objects(changed).remove("records/000001.json")
     cache = open_cache(changed)
     cache.read([0, 8])
     for ask in (cache.read, cache.moments, cache.coverage, cache.regions):
@@ -138,82 +162,89 @@ def test_a_block_without_a_record_is_never_read(changed):
     assert (damage.block, damage.file) == (1, "records/000001.json")
 
 
-def test_a_file_cut_short_is_never_read(changed):
+def test_what_is_cut_short_is_never_read(changed, objects):
     cache = open_cache(changed)
     last = cache.n_blocks - 1
     extents = [cache.store.extent(name, last) for name in cache.record(last).chunks]
     extent = max(extents, key=lambda found: found.offset)
     name = list(cache.record(last).chunks)[extents.index(extent)]
-    with extent.path.open("r+b") as file:
-        file.truncate(extent.offset + 5)
+    found = objects(changed)
+    found.write(extent.name, found.read(extent.name)[: extent.offset + 5])
     ask = {"embeddings": cache.read, "scale": cache.read}.get(name) or getattr(cache, name)
     with pytest.raises(CacheError, match=f"block {last}"):
         ask([len(cache) - 1])
     damages = verify(changed)
     if extent.alone:
-        assert (last, str(extent.path.relative_to(changed))) in [(d.block, d.file) for d in damages]
+        assert (last, extent.name) in [(d.block, d.file) for d in damages]
     else:  # h5py opens no file that was cut short
         assert damages[-1].file.startswith("features.h5#")
 
 
-def flip(path, position):
-    with path.open("r+b") as file:
-        file.seek(position)
-        [value] = file.read(1)
-        file.seek(position)
-        file.write(bytes([value ^ 1 << position % 8]))
-
-
-def test_flips_anywhere_in_blocks_are_all_found(changed, kind):
-    """A hundred for the default, fewer for the others, which differ in where bytes lie."""
-    cache = open_cache(changed)
+def test_flips_in_blocks_are_all_found(changed, name, objects, flip):
+    """A hundred in embeddings, ten in each other array of a block."""
+    cache, found = open_cache(changed), objects(changed)
     rng = np.random.default_rng(1)
-    places = [(block, name) for block in range(cache.n_blocks) for name in cache.record(block).chunks]
-    for _ in range(100 if kind == KINDS["zarr float16"] else 15):
-        block, name = places[rng.integers(len(places))]
-        extent, length = cache.store.extent(name, block), cache.record(block).chunks[name].length
-        position = extent.offset + int(rng.integers(length))
-        flip(extent.path, position)
-        [damage] = verify(changed)
-        assert damage.block == block
-        assert set(damage.images) == set(cache.windows["path"][cache.windows["block"] == block])
-        flip(extent.path, position)
+    for array in cache.record(0).chunks:
+        for _ in range((100 if array == "embeddings" else 10) if name in THOROUGH else 3):
+            block = int(rng.integers(cache.n_blocks))
+            extent, length = cache.store.extent(array, block), cache.record(block).chunks[array].length
+            position = extent.offset + int(rng.integers(length))
+            flip(found, extent.name, position)
+            [damage] = verify(changed)
+            assert (damage.block, damage.file) == (block, extent.name)
+            assert set(damage.images) == set(cache.windows["path"][cache.windows["block"] == block])
+            flip(found, extent.name, position)
     assert verify(changed) == []
 
 
-def test_flips_in_everything_else_are_found(changed, kind):
+def test_flips_in_padding_are_all_found(changed, name, objects, flip):
+    cache, found = open_cache(changed), objects(changed)
+    last = cache.n_blocks - 1
+    start, stop = cache.store.layout.block_range(last)
+    rng = np.random.default_rng(3)
+    for array, layout in cache.store.layout.arrays().items():
+        if array not in cache.record(last).chunks or array in cache.store.packed:
+            continue
+        extent, digest = cache.store.extent(array, last), cache.record(last).chunks[array]
+        data = (stop - start) * layout.row_bytes
+        if not extent.alone:  # HDF5 stores none
+            assert digest.length == data
+            continue
+        assert digest.length == layout.chunk_bytes > data
+        for position in rng.integers(data, digest.length, 10 if name in THOROUGH else 2).tolist():
+            flip(found, extent.name, position)
+            assert [(damage.block, damage.file) for damage in verify(changed)] == [(last, extent.name)]
+            flip(found, extent.name, position)
+
+
+def test_flips_in_everything_else_are_found(changed, name, objects, flip):
+    """Ten in each piece of metadata, windows, manifest and reference, and ten in each record."""
     import json
 
-    rng = np.random.default_rng(2)
-    flips = 10 if kind == KINDS["zarr float16"] else 2
-    files = json.loads((changed / "records" / "root.json").read_text())["files"]
-    for name, digest in files.items():
-        file, _, part = name.partition("#")
-        start = int(part.split("-")[0]) if part else 0
-        for _ in range(flips):
-            position = start + int(rng.integers(digest["length"]))
-            flip(changed / file, position)
-            assert name in [damage.file for damage in verify(changed)]
-            flip(changed / file, position)
-    for path in sorted((changed / "records").iterdir()):
-        for _ in range(flips):
-            position = int(rng.integers(path.stat().st_size))
-            flip(path, position)
-            assert f"records/{path.name}" in [damage.file for damage in verify(changed)]
-            flip(path, position)
+    found, rng = objects(changed), np.random.default_rng(2)
+    flips = 10 if name in THOROUGH else 2
+    for part, digest in json.loads(found.read("records/root.json"))["files"].items():
+        file, _, span = part.partition("#")
+        start = int(span.split("-")[0]) if span else 0
+        for position in (start + rng.integers(0, digest["length"], flips)).tolist():
+            flip(found, file, position)
+            assert part in [damage.file for damage in verify(changed)]
+            flip(found, file, position)
+    for record in [file for file in found.names() if file.startswith("records/")]:
+        for position in rng.integers(0, len(found.read(record)), flips).tolist():
+            flip(found, record, position)
+            assert record in [damage.file for damage in verify(changed)]
+            flip(found, record, position)
     assert verify(changed) == []
 
 
-def test_every_byte_of_the_stored_files_has_a_checksum(stored):
+def test_every_byte_of_the_stored_files_has_a_checksum(stored, objects):
     import json
 
-    cache = open_cache(stored)
-    covered = sum(
-        digest["length"] for digest in json.loads((stored / "records" / "root.json").read_text())["files"].values()
-    )
+    cache, found = open_cache(stored), objects(stored)
+    covered = sum(digest["length"] for digest in json.loads(found.read("records/root.json"))["files"].values())
     covered += sum(digest.length for block in range(cache.n_blocks) for digest in cache.record(block).chunks.values())
-    files = [path for path in stored.rglob("*") if path.is_file() and path.parent.name not in {"locks", "records"}]
-    assert covered == sum(path.stat().st_size for path in files)
+    assert covered == sum(len(found.read(name)) for name in found.names() if name.startswith("features"))
 
 
 def test_the_manifest_is_a_parquet_file(cache, manifest):

@@ -10,6 +10,7 @@ from numpy.testing import assert_array_equal
 
 from dlprobe.cache import open_cache
 from dlprobe.cache.layout import FIXED_ARRAYS, SCHEMA
+from dlprobe.cache.places import Folder
 from dlprobe.cache.records import read_block_record
 from dlprobe.errors import CacheError
 
@@ -59,7 +60,7 @@ def test_a_record_with_a_new_key_is_read(copy, tmp_path):
     body = {**json.loads(path.read_text()), "colour": "green"}
     del body["checksum"]
     path.write_text(canonical_json({**body, "checksum": fingerprint(body)}))
-    assert read_block_record(path).block == 0
+    assert read_block_record(Folder(copy), 0).block == 0
     path.write_text(canonical_json({**body, "checksum": fingerprint({**body, "colour": "red"})}))
     with pytest.raises(CacheError, match="damaged"):
-        read_block_record(path)
+        read_block_record(Folder(copy), 0)

@@ -110,7 +110,7 @@ def test_a_flipped_byte_is_found_and_repaired(stored, manifest, vit, tmp_path, t
     copy = shutil.copytree(stored, tmp_path / "copy")
     cache = open_cache(copy)
     place = cache.store.extent("cls", 1)
-    flip(place.path, place.offset + 10)
+    flip(copy / place.name, place.offset + 10)
     [damage] = verify(copy)
     assert damage.block == 1
     assert repair(manifest, vit, copy).recomputed == (1,)

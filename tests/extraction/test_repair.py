@@ -47,7 +47,7 @@ def flip(path, position):
 
 def flip_chunk(cache, name, block, seed=0):
     extent, length = cache.store.extent(name, block), cache.record(block).chunks[name].length
-    flip(extent.path, extent.offset + int(np.random.default_rng(seed).integers(length)))
+    flip(cache.path / extent.name, extent.offset + int(np.random.default_rng(seed).integers(length)))
 
 
 def test_a_sound_cache_is_left_alone(whole, manifest, backbone, tree):

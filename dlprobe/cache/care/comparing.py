@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -65,7 +64,7 @@ def diff(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> list[Di
     CacheError
         If one of them cannot be opened.
     """
-    a, b = FeatureCache(Path(left)), FeatureCache(Path(right))
+    a, b = FeatureCache(left), FeatureCache(right)
     parts = {
         "model": (asdict(a.model_spec), asdict(b.model_spec)),
         "cache": ({**asdict(a.cache_spec), "model": None}, {**asdict(b.cache_spec), "model": None}),
@@ -89,7 +88,7 @@ def parity(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Parit
     CacheError
         If grid or width differ, no window is common, or a block is missing or damaged.
     """
-    a, b = FeatureCache(Path(left)), FeatureCache(Path(right))
+    a, b = FeatureCache(left), FeatureCache(right)
     if a.shape[1:] != b.shape[1:]:
         shapes = f"{left} has embeddings of {a.shape[1:]}, {right} of {b.shape[1:]} (rows, columns, width)"
         msg = f"{shapes}; compare caches of one backbone"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,10 +54,10 @@ def convert(
     OutputError
         If the target is something else.
     """
-    cache = FeatureCache(Path(source))
+    cache = FeatureCache(source)
     plan = plan_of(cache, store=store, compress=compress)
     missing = set(cache.missing_blocks)
-    with open_writer(Path(target), plan) as writer:
+    with open_writer(target, plan) as writer:
         blocks = [block for block in writer.missing if block not in missing]
         for done, block in enumerate(blocks):
             if progress:
@@ -69,7 +68,7 @@ def convert(
             writer.write_block(block, chunks, record.images, record.rejects)
         if progress:
             progress(len(blocks), len(blocks))
-    return FeatureCache(Path(target))
+    return FeatureCache(target)
 
 
 def plan_of(cache: FeatureCache, *, store: str | None, compress: bool) -> CachePlan:

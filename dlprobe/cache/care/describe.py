@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlprobe.cache.layout import LOCKS
@@ -30,9 +29,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     CacheError
         If there is no cache, or its metadata are damaged.
     """
-    cache = FeatureCache(Path(path))
+    cache = FeatureCache(path)
     spec, model = cache.cache_spec, cache.model_spec
-    sizes = [p.stat().st_size for p in cache.path.rglob("*") if p.is_file() and p.parent.name != LOCKS]
+    sizes = [size for name, size in cache.place.sizes().items() if not name.startswith(f"{LOCKS}/")]
     missing, rejects = cache.missing_blocks, cache.rejects
     _, rows, cols, width = cache.shape
     return {

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dlprobe.cache.places import open_place
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.errors import CacheError, OutputError
 from dlprobe.publish import publish
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     import pandas as pd
     import pyarrow as pa
@@ -57,14 +58,17 @@ def export(
     Raises
     ------
     OutputError
-        If `out` exists.
+        If `out` exists, or is no folder.
     CacheError
         If nothing is chosen, a block is missing or damaged, or there is no such format.
     """
     if format not in FORMATS:
         msg = f"no export format {format!r}; write one of {', '.join(FORMATS)}"
         raise CacheError(msg)
-    cache, target = FeatureCache(Path(source)), Path(out)
+    if (target := open_place(out).folder) is None:
+        msg = f"{out} is no folder of this machine, and exports go to a folder; choose another path"
+        raise OutputError(msg)
+    cache = FeatureCache(source)
     if target.exists():
         msg = f"{target} exists; choose another path to export to"
         raise OutputError(msg)

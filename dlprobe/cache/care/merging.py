@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +65,7 @@ def merge(
     OutputError
         If the target is something else.
     """
-    caches = [_sound(Path(source)) for source in sources]
+    caches = [_sound(source) for source in sources]
     if not caches or len(prefixes or sources) != len(caches):
         msg = (
             f"{len(caches)} caches and {len(prefixes or ())} prefixes; give at least one cache, and one prefix for each"
@@ -74,7 +73,7 @@ def merge(
         raise CacheError(msg)
     _require_alike(caches)
     merged = _Merged(caches, list(prefixes or [""] * len(caches)))
-    with open_writer(Path(target), replace(merged.plan, store=store, compress=compress)) as writer:
+    with open_writer(target, replace(merged.plan, store=store, compress=compress)) as writer:
         blocks = writer.missing
         for done, block in enumerate(blocks):
             if progress:
@@ -82,7 +81,7 @@ def merge(
             merged.write(writer, block)
         if progress:
             progress(len(blocks), len(blocks))
-    return FeatureCache(Path(target))
+    return FeatureCache(target)
 
 
 class _Merged:
@@ -150,7 +149,7 @@ class _Merged:
         return tuple(Reject(path, reason, tuple(windows)) for (path, reason), windows in found.items())
 
 
-def _sound(path: Path) -> FeatureCache:
+def _sound(path: str | os.PathLike[str]) -> FeatureCache:
     cache = FeatureCache(path)
     cache.require_complete()
     if damages := verify(path):

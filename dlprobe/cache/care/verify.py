@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dlprobe.cache.layout import RECORDS, ROOT_RECORD, record_path
+from dlprobe.cache.layout import ROOT_RECORD, record_name
+from dlprobe.cache.places import open_place
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.cache.records import Digest, read_root_record
 from dlprobe.cache.stores import require_cache
 from dlprobe.errors import CacheError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
+    from dlprobe.cache.places import Place
     from dlprobe.cache.stores import Extent
 
 _DIFFERS = "differs from its checksum"
@@ -34,7 +35,7 @@ class Damage(NamedTuple):
     reason: str
 
 
-def verify(root: str | os.PathLike[str]) -> list[Damage]:
+def verify(path: str | os.PathLike[str]) -> list[Damage]:
     """Read a whole cache and return everything that is missing or differs from its record.
 
     A block that was never written counts as missing. Metadata too damaged for the cache to be opened are reported
@@ -45,13 +46,13 @@ def verify(root: str | os.PathLike[str]) -> list[Damage]:
     CacheError
         If there is no cache.
     """
-    root = Path(root)
-    require_cache(root)
-    found = _verify_fixed(root)
+    place = open_place(path)
+    require_cache(place)
+    found = _verify_fixed(place)
     try:
-        cache = FeatureCache(root)
+        cache = FeatureCache(path)
     except CacheError as error:
-        return found or [Damage(str(root), None, (), str(error))]
+        return found or [Damage(str(place), None, (), str(error))]
     with ThreadPoolExecutor() as pool:
         for damages in pool.map(lambda block: list(_verify_block(cache, block)), range(cache.n_blocks)):
             found.extend(damages)
@@ -65,12 +66,12 @@ def require_sound(cache: FeatureCache, block: int) -> None:
         raise CacheError(msg)
 
 
-def _verify_fixed(root: Path) -> list[Damage]:
+def _verify_fixed(place: Place) -> list[Damage]:
     try:
-        record = read_root_record(root / RECORDS / ROOT_RECORD)
+        record = read_root_record(place)
     except CacheError as error:
-        return [Damage(f"{RECORDS}/{ROOT_RECORD}", None, (), str(error))]
-    present = {name: Digest.of_named(root, name) for name in record.files}
+        return [Damage(ROOT_RECORD, None, (), str(error))]
+    present = {name: Digest.of_named(place, name) for name in record.files}
     return [
         Damage(name, None, (), _DIFFERS if present[name] else "missing")
         for name, digest in record.files.items()
@@ -79,26 +80,25 @@ def _verify_fixed(root: Path) -> list[Damage]:
 
 
 def _verify_block(cache: FeatureCache, block: int) -> Iterator[Damage]:
-    path = record_path(cache.path, block)
+    name = record_name(block)
     try:
         record = cache.record(block)
     except CacheError as error:
-        reason = str(error) if path.exists() else "missing: never written, or lost"
-        yield Damage(str(path.relative_to(cache.path)), block, _images(cache, block), reason)
+        reason = str(error) if cache.place.exists(name) else "missing: never written, or lost"
+        yield Damage(name, block, _images(cache, block), reason)
         return
-    for name in record.chunks:
-        if found := _compare(cache.store.extent(name, block), record.chunks[name]):
-            file = cache.store.extent(name, block).path.relative_to(cache.path)
-            yield Damage(str(file), block, _images(cache, block), found)
+    for array, digest in record.chunks.items():
+        extent = cache.store.extent(array, block)
+        if found := _compare(cache.place, extent, digest):
+            yield Damage(extent.name, block, _images(cache, block), found)
 
 
-def _compare(extent: Extent, expected: Digest) -> str | None:
+def _compare(place: Place, extent: Extent, expected: Digest) -> str | None:
     try:
-        with extent.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if extent.alone and size != expected.length:
-                return f"{size} bytes, recorded were {expected.length}"
-            return None if Digest.of_open(file, extent.offset, expected.length) == expected else _DIFFERS
+        with place.open(extent.name) as opened:
+            if extent.alone and opened.size != expected.length:
+                return f"{opened.size} bytes, recorded were {expected.length}"
+            return None if Digest.of_open(opened, extent.offset, expected.length) == expected else _DIFFERS
     except FileNotFoundError:
         return "missing"
 

@@ -6,36 +6,37 @@ from typing import TYPE_CHECKING
 
 from dlprobe.cache.stores.base import Extent, Store
 from dlprobe.cache.stores.hdf5_file import FILE, Hdf5File
-from dlprobe.cache.stores.zarr_folder import FOLDER, ZarrFolder
+from dlprobe.cache.stores.zarr_group import FOLDER, ZarrGroup
 from dlprobe.errors import CacheError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from dlprobe.cache.places import Place
 
 #: Back ends by name, the default first, and what each keeps in the folder of a cache.
-STORES: dict[str, type[ZarrFolder] | type[Hdf5File]] = {"zarr": ZarrFolder, "hdf5": Hdf5File}
+STORES: dict[str, type[ZarrGroup] | type[Hdf5File]] = {"zarr": ZarrGroup, "hdf5": Hdf5File}
 STORED_NAMES = {"zarr": FOLDER, "hdf5": FILE}
 
 
-def open_store(root: Path) -> Store:
+def open_store(place: Place) -> Store:
     """Return the back end of a cache; raise `CacheError` if there is none."""
-    return STORES[store_kind(root)](root)
+    return STORES[store_kind(place)](place)
 
 
-def store_kind(root: Path) -> str:
+def store_kind(place: Place) -> str:
     """Return the name of a cache's back end; raise `CacheError` if there is no cache, or two in one."""
-    require_cache(root)
-    found = [kind for kind, name in STORED_NAMES.items() if (root / name).exists()]
+    require_cache(place)
+    names = place.children()
+    found = [kind for kind, name in STORED_NAMES.items() if name in names]
     if len(found) > 1:
-        msg = f"{root} holds {' and '.join(STORED_NAMES.values())}; remove the one that does not belong there"
+        msg = f"{place} holds {' and '.join(STORED_NAMES.values())}; remove the one that does not belong there"
         raise CacheError(msg)
     return found[0]
 
 
-def require_cache(root: Path) -> None:
+def require_cache(place: Place) -> None:
     """Raise `CacheError` unless something that a back end keeps is there."""
-    if not any((root / name).exists() for name in STORED_NAMES.values()):
-        msg = f"no cache at {root}; make one with `dlprobe extract`"
+    if place.children().isdisjoint(STORED_NAMES.values()):
+        msg = f"no cache at {place}; make one with `dlprobe extract`"
         raise CacheError(msg)
 
 

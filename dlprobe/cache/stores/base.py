@@ -5,25 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Collection, Mapping
 
     from dlprobe.cache.layout import Layout
+    from dlprobe.cache.places import Place
     from dlprobe.cache.records import Digest
 
 
 class Extent(NamedTuple):
-    """Where the bytes of a chunk start, and whether the file holds nothing else."""
+    """Where the bytes of a chunk start in an object, and whether it holds nothing else."""
 
-    path: Path
+    name: str
     offset: int
     alone: bool
 
 
 class Store(Protocol):
-    """A back end, bound to the folder of one cache."""
+    """A back end, bound to the place of one cache."""
 
-    root: Path
+    place: Place
     layout: Layout
     attrs: Mapping[str, Any]
     #: Names of the arrays whose chunks are compressed.
@@ -31,14 +31,14 @@ class Store(Protocol):
 
     @classmethod
     def create(
-        cls, root: Path, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
+        cls, place: Place, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
     ) -> Store:
-        """Make everything that belongs to no block, whole or not at all, and durable.
+        """Make everything that belongs to no block, durable; whole or not at all where the place allows it.
 
         Parameters
         ----------
-        root : Path
-            Folder of the cache.
+        place : Place
+            Of the cache.
         layout : Layout
             Arrays to be.
         attrs : mapping
@@ -55,7 +55,7 @@ class Store(Protocol):
         ...
 
     def fixed_names(self) -> list[str]:
-        """Return the names of all files, or ``FILE#START-STOP`` of all parts of files, that belong to no block."""
+        """Return the names of all objects, or ``NAME#START-STOP`` of all parts of objects, that belong to no block."""
         ...
 
     def extent(self, name: str, block: int) -> Extent:
@@ -66,10 +66,10 @@ class Store(Protocol):
         """Store a chunk durably and return the digest of its stored bytes."""
         ...
 
-    def decode(self, name: str, data: bytes) -> bytes:
+    def decode(self, name: str, data: bytes | memoryview) -> bytes:
         """Return the bytes of a compressed chunk as they were before."""
         ...
 
-    def drop(self, block: int) -> None:
-        """Forget what is stored of a block that has no record."""
+    def drop(self, blocks: Collection[int]) -> None:
+        """Forget what is stored of blocks that have no record."""
         ...

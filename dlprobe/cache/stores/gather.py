@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from dlprobe.cache.places import Opened
 
 _MOST_BUFFERS = 1024  # IOV_MAX of Linux and of the BSDs
 
@@ -38,13 +39,13 @@ def runs(indices: NDArray[np.int64], block_windows: int) -> Iterator[tuple[int, 
         yield block, first, positions
 
 
-def scatter(handle: int, offset: int, rows: memoryview, row_bytes: int, slots: NDArray[np.int64]) -> None:
-    """Read consecutive rows of a file, each into its slot.
+def scatter(opened: Opened, offset: int, rows: memoryview, row_bytes: int, slots: NDArray[np.int64]) -> None:
+    """Read consecutive rows of an object, each into its slot.
 
     Parameters
     ----------
-    handle : int
-        Open file.
+    opened : Opened
+        The object.
     offset : int
         First byte of the first row.
     rows : memoryview of bytes
@@ -52,26 +53,14 @@ def scatter(handle: int, offset: int, rows: memoryview, row_bytes: int, slots: N
     row_bytes : int
         Bytes of a row.
     slots : ndarray of int64, shape (n,)
-        Row of the buffer for each row of the file.
+        Row of the buffer for each row of the object.
 
     Raises
     ------
     EOFError
-        If the file ends before.
+        If the object ends before.
     """
     for start in range(0, len(slots), _MOST_BUFFERS):
         part = slots[start : start + _MOST_BUFFERS].tolist()
         views = [rows[slot * row_bytes : (slot + 1) * row_bytes] for slot in part]
-        _read_fully(handle, views, offset + start * row_bytes)
-
-
-def _read_fully(handle: int, views: list[memoryview], offset: int) -> None:
-    while views:
-        count = os.preadv(handle, views, offset)
-        if count == 0:
-            raise EOFError
-        offset += count
-        while views and count >= views[0].nbytes:
-            count -= views.pop(0).nbytes
-        if count:
-            views[0] = views[0][count:]
+        opened.read_into(offset + start * row_bytes, views)

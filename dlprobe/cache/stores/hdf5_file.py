@@ -18,12 +18,13 @@ from dlprobe.publish import publish
 from dlprobe.spec import CacheSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     import h5py
 
     from dlprobe.cache.layout import ArrayLayout
+    from dlprobe.cache.places import Place
 
 FILE = "features.h5"
 #: Datasets of at least this many bytes begin at a multiple of the page size.
@@ -35,22 +36,22 @@ class Hdf5File:
 
     Parameters
     ----------
-    root : Path
-        Folder of the cache.
+    place : Place
+        Of the cache; a folder.
 
     Raises
     ------
     CacheError
-        If there is no such file, or it is not what this release writes.
+        If there is no such file, it is not what this release writes, or the place is no folder.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.path = root / FILE
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.path = _path(place)
         self.packed: frozenset[str] = frozenset()
         attrs, counts, found = _read_metadata(self.path)
         self.attrs: Mapping[str, Any] = attrs
-        require_schema(self.attrs, self.path)
+        require_schema(self.attrs, str(self.path))
         try:
             self.layout = Layout(CacheSpec.from_dict(self.attrs["cache_spec"]), *counts)
         except (KeyError, TypeError, IdentityError) as error:
@@ -64,19 +65,20 @@ class Hdf5File:
 
     @classmethod
     def create(
-        cls, root: Path, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
+        cls, place: Place, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
     ) -> Hdf5File:
         """Make the file with room for every block and with its fixed arrays, whole or not at all, and durable."""
+        path = _path(place)
         if compress:
-            msg = f"{root / FILE} cannot be compressed: its blocks lie at fixed places; use the Zarr back end"
+            msg = f"{path} cannot be compressed: its blocks lie at fixed places; use the Zarr back end"
             raise CacheError(msg)
-        with publish(root / FILE, durable=True) as scratch:
+        with publish(path, durable=True) as scratch:
             offsets = _write_metadata(scratch, layout, attrs)
             with scratch.open("r+b") as file:
                 for name, data in fixed.items():
                     file.seek(offsets[name])
                     file.write(data)
-        return cls(root)
+        return cls(place)
 
     def fixed(self, name: str) -> bytes:
         """Return the bytes of an array that belongs to no block."""
@@ -101,14 +103,14 @@ class Hdf5File:
     def extent(self, name: str, block: int) -> Extent:
         """Return the place of a chunk in the file."""
         start, _ = self.layout.block_range(block)
-        return Extent(self.path, self._offsets[name] + start * self._arrays[name].row_bytes, alone=False)
+        return Extent(FILE, self._offsets[name] + start * self._arrays[name].row_bytes, alone=False)
 
     def put(self, name: str, block: int, data: memoryview) -> Digest:
         """Write the windows of a chunk, without padding, to their place, and force them to the disk."""
         start, stop = self.layout.block_range(block)
         stored = data[: (stop - start) * self._arrays[name].row_bytes]
-        path, offset, _ = self.extent(name, block)
-        handle = os.open(path, os.O_WRONLY)
+        offset = self.extent(name, block).offset
+        handle = os.open(self.path, os.O_WRONLY)
         try:
             written = 0
             while written < stored.nbytes:
@@ -118,13 +120,20 @@ class Hdf5File:
             os.close(handle)
         return Digest.of(stored)
 
-    def decode(self, name: str, data: bytes) -> bytes:
+    def decode(self, name: str, data: bytes | memoryview) -> bytes:
         """Return `data`: nothing is compressed here."""
         del name
-        return data
+        return bytes(data)
 
-    def drop(self, block: int) -> None:
+    def drop(self, blocks: Collection[int]) -> None:
         """Leave what is there: it has no record, and its place will be written again."""
+
+
+def _path(place: Place) -> Path:
+    if place.folder is None:
+        msg = f"{place} cannot hold HDF5, whose blocks are written into one file; use the Zarr back end"
+        raise CacheError(msg)
+    return place.folder / FILE
 
 
 def _write_metadata(path: Path, layout: Layout, attrs: Mapping[str, Any]) -> dict[str, int]:

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .boundary import EXIT_REJECTS, expect_damage, talk
-from .options import BatchOpt, DeviceOpt, JsonOpt, MaxPixelsOpt, PrecisionOpt, RootOpt, WeightsOpt, pixel_limit
+from .options import (
+    BatchOpt,
+    CompileOpt,
+    DeviceOpt,
+    EngineOpt,
+    JsonOpt,
+    MaxPixelsOpt,
+    PrecisionOpt,
+    RootOpt,
+    WeightsOpt,
+    pixel_limit,
+)
 from .output import emit
 from .progress import progress_bar
 
@@ -34,8 +45,10 @@ def extract(
     block_windows: Annotated[int | None, typer.Option("--block-windows", min=1, help="Windows in a block.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Orders the images.")] = 0,
     device: DeviceOpt = "auto",
+    engine: EngineOpt = "torch",
     precision: PrecisionOpt = "auto",
     batch_size: BatchOpt = None,
+    compiled: CompileOpt = False,
     root: RootOpt = None,
     views: Annotated[int, typer.Option("--views", min=1, help="Clean view and degraded ones of each image.")] = 1,
     degrade: Annotated[
@@ -56,16 +69,9 @@ def extract(
 
     expect_damage()
     table = Manifest.read(manifest, root)
-    model = load_backbone(
-        backbone,
-        weights=weights,
-        device=device,
-        precision=precision,
-        layers=_layers(layers),
-        norm=norm,
-        window_px=window,
-        batch_size=batch_size,
-    )
+    identity = {"weights": weights, "layers": _layers(layers), "norm": norm, "window_px": window}
+    execution = {"device": device, "engine": engine, "precision": precision, "compiled": compiled}
+    model = load_backbone(backbone, **identity, **execution, batch_size=batch_size)
     options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
     options |= {"views": views, "degrade": degrade, "cls": cls}
     if dry_run:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .boundary import EXIT_REJECTS, talk
-from .options import BatchOpt, DeviceOpt, JsonOpt, PrecisionOpt
+from .options import BatchOpt, DeviceOpt, EngineOpt, JsonOpt, PrecisionOpt
 from .output import emit
 from .progress import progress_bar
 
@@ -27,6 +27,7 @@ def localize(
     upsample: Annotated[str, typer.Option("--upsample", help="'bicubic', 'bilinear' or 'nearest'.")] = "bicubic",
     aggregate: Annotated[str, typer.Option("--aggregate", help="'mean' or 'sum' of overlapping windows.")] = "mean",
     device: DeviceOpt = "auto",
+    engine: EngineOpt = "torch",
     precision: PrecisionOpt = "auto",
     batch_size: BatchOpt = None,
     as_json: JsonOpt = False,
@@ -45,6 +46,7 @@ def localize(
             upsample=upsample,
             aggregate=aggregate,
             device=device,
+            engine=engine,
             precision=precision,
             batch_size=batch_size,
             progress=progress,

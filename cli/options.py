@@ -14,8 +14,18 @@ WeightsOpt = Annotated[
 DeviceOpt = Annotated[
     str, typer.Option("--device", help="'auto', 'cpu', 'cuda' or 'cuda:N'; an absent one is refused.")
 ]
+EngineOpt = Annotated[
+    str, typer.Option("--engine", help="'torch', or 'openvino' (faster on CPUs; pip install 'dlprobe[openvino]').")
+]
+CompileOpt = Annotated[
+    bool, typer.Option("--compile", help="Compile the network with torch.compile; pays in long runs on CUDA.")
+]
 PrecisionOpt = Annotated[
-    str, typer.Option("--precision", help="'auto' (bfloat16 on CUDA, float32 on CPU), 'float32' or 'bfloat16'.")
+    str,
+    typer.Option(
+        "--precision",
+        help="'float32', 'bfloat16' or 'auto': bfloat16 on CUDA, and with openvino where the CPU has it.",
+    ),
 ]
 BatchOpt = Annotated[int | None, typer.Option("--batch-size", min=1, help="Windows per forward pass.")]
 RootOpt = Annotated[Path | None, typer.Option("--root", help="Folder of the images, if the manifest's own has moved.")]

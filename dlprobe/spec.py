@@ -145,6 +145,7 @@ class Pins:
     precision: str
     device: str
     batch_size: int
+    compiled: bool = False
 
 
 def canonical_json(record: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ class LoadRequest:
         ``pretrained``, a path, or ``random:SEED``.
     seed : int or None
         Of random weights.
-    device, engine, precision, layers, norm, window_px, batch_size
+    device, engine, precision, layers, norm, window_px, batch_size, compiled
         As in `dlprobe.backbones.load_backbone`.
     alias : str
         Short name that was written, if any.
@@ -56,6 +56,7 @@ class LoadRequest:
     norm: bool = True
     window_px: int | None = None
     batch_size: int | None = None
+    compiled: bool = False
     alias: str = ""
     licence: str = ""
     trained_on: str = ""

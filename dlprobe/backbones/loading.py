@@ -33,6 +33,7 @@ def load_backbone(
     norm: bool = True,
     window_px: int | None = None,
     batch_size: int | None = None,
+    compiled: bool = False,
 ) -> Backbone:
     """Load a backbone.
 
@@ -45,10 +46,11 @@ def load_backbone(
         ``pretrained`` (the hub's cache first, then the network), a file or folder, or ``random:SEED``.
     device : str
         ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``.
-    engine : str
-        What computes: ``torch``.
+    engine : {"torch", "openvino"}
+        What computes the network; no part of the identity.
     precision : str
-        ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
+        ``auto`` (bfloat16 on CUDA, and under OpenVINO on a CPU that has it; else float32), ``float32``, ``bfloat16`` or
+        ``float16``.
     layers : sequence of int
         Blocks, from 0, or from the end with -1; their tokens are concatenated on the feature axis in ascending order.
     norm : bool
@@ -57,6 +59,8 @@ def load_backbone(
         Side of a window; by default the multiple of the patch nearest to 504 (504 for 14, 512 for 16).
     batch_size : int, optional
         Windows at a time; changes no embedding.
+    compiled : bool
+        Compile the blocks of a network (`torch.compile`); takes a minute once, and pays on CUDA.
 
     Returns
     -------
@@ -66,6 +70,8 @@ def load_backbone(
     ------
     BackboneError
         If the name or an option is wrong, or weights or device are not here.
+    ExtraError
+        If an optional dependency is not installed.
     RegistryError
         If nothing is registered under the name's source.
     """
@@ -83,6 +89,7 @@ def load_backbone(
         norm=norm,
         window_px=window_px,
         batch_size=batch_size,
+        compiled=compiled,
         alias=entry.alias if entry else "",
         licence=entry.licence if entry and entry.local_folder else "",
         trained_on=entry.trained_on if entry and entry.local_folder else "",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its customary name)
 
 from dlprobe.backbones.base import BackboneCard, require_divides
-from dlprobe.backbones.torch_backbone import choose_device
+from dlprobe.backbones.engines.choosing import choose_device
 from dlprobe.data.tiling import RESIZE_RULE
 from dlprobe.errors import BackboneError
 from dlprobe.spec import ModelSpec, Pins, fingerprint
@@ -232,8 +232,8 @@ def load_residual(request: LoadRequest) -> ResidualBackbone:
     if tuple(request.layers) not in {(-1,), ()}:
         msg = f"{NAME} has no blocks, but layers {list(request.layers)} were asked for; leave --layers out"
         raise BackboneError(msg)
-    if request.engine != "torch" or request.precision not in {"auto", "float32"}:
-        msg = f"{NAME} runs in torch and float32; leave --engine and --precision out"
+    if request.engine != "torch" or request.compiled or request.precision not in {"auto", "float32"}:
+        msg = f"{NAME} runs in torch and float32; leave --engine, --compile and --precision out"
         raise BackboneError(msg)
     if request.batch_size is not None and request.batch_size < 1:
         msg = f"batch_size is {request.batch_size}; it must be at least 1"

@@ -3,73 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from dlprobe.backbones.base import no_class_token
+from dlprobe.backbones.engines.torch_engine import TorchEngine
 from dlprobe.errors import BackboneError
-from dlprobe.spec import Pins
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import BackboneCard
-    from dlprobe.spec import ModelSpec
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DEFAULT_BATCH_SIZES = {"cpu": 8, "cuda": 64}
-
-
-def choose_device(device: str) -> torch.device:
-    """Return the device of that name; ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    BackboneError
-        If it is unknown or absent; nothing falls back to another device silently.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        if chosen.type != "meta":
-            torch.empty(0, device=chosen)
-            return chosen
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        msg = f"device {device!r} is not on this machine; write auto, cpu{_cuda_names()} (--device)"
-        raise BackboneError(msg) from error
-    msg = f"device {device!r} cannot compute; write auto, cpu{_cuda_names()} (--device)"
-    raise BackboneError(msg)
-
-
-def choose_pins(engine: str, precision: str, device: torch.device, batch_size: int | None) -> Pins:
-    """Return how to compute, with every ``auto`` settled: bfloat16 on CUDA, float32 elsewhere.
-
-    Raises
-    ------
-    BackboneError
-        If the engine or precision is unknown or not for this device, or the batch size is below 1.
-    """
-    if engine != "torch":
-        msg = f"no engine {engine!r} for this backbone; write torch (--engine)"
-        raise BackboneError(msg)
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    if precision not in PRECISIONS:
-        msg = f"no precision {precision!r}; write auto, {', '.join(PRECISIONS)} (--precision)"
-        raise BackboneError(msg)
-    if precision == "float16" and device.type == "cpu":
-        msg = "float16 is not for the CPU; write float32 or bfloat16 (--precision)"
-        raise BackboneError(msg)
-    if batch_size is None:
-        batch_size = DEFAULT_BATCH_SIZES.get(device.type, 8)
-    if batch_size < 1:
-        msg = f"batch_size is {batch_size}; it must be at least 1"
-        raise BackboneError(msg)
-    return Pins(engine=engine, precision=precision, device=device.type, batch_size=batch_size)
+    from dlprobe.backbones.engines.openvino_engine import OpenVinoEngine
+    from dlprobe.backbones.engines.torch_engine import Tokens
+    from dlprobe.spec import ModelSpec, Pins
 
 
 def absolute_layers(layers: tuple[int, ...], depth: int, name: str) -> tuple[int, ...]:
@@ -130,9 +82,15 @@ class TorchBackbone(ABC):
         self.interpolated = interpolated
         self._mean = torch.tensor(spec.mean, dtype=torch.float32, device=device)
         self._std = torch.tensor(spec.std, dtype=torch.float32, device=device)
+        self._engine = self._make_engine()
+
+    @property
+    @abstractmethod
+    def blocks(self) -> torch.nn.ModuleList:
+        """The transformer's blocks."""
 
     @abstractmethod
-    def tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+    def tokens(self, pixels: torch.Tensor) -> Tokens:
         """Return the tokens of normalised pixels, layers side by side.
 
         Parameters
@@ -183,9 +141,8 @@ class TorchBackbone(ABC):
         grid = self.spec.grid
         embeddings = torch.empty((len(batch), grid, grid, self.width), dtype=torch.float32, device=self.device)
         with torch.inference_mode():
-            for start in range(0, len(batch), self.pins.batch_size):
-                part = slice(start, start + self.pins.batch_size)
-                embeddings[part] = self.embed(batch[part])
+            for part, (_, patches) in self._one_ahead(batch):
+                embeddings[part] = patches.reshape(embeddings[part].shape)
         return embeddings
 
     def class_tokens(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
@@ -210,32 +167,60 @@ class TorchBackbone(ABC):
         embeddings = torch.empty((len(batch), grid, grid, self.width), dtype=torch.float32, device=self.device)
         found = torch.empty((len(batch), self.width), dtype=torch.float32, device=self.device)
         with torch.inference_mode():
-            for start in range(0, len(batch), self.pins.batch_size):
-                part = slice(start, start + self.pins.batch_size)
-                token, patches = self._forward(batch[part])
+            for part, (token, patches) in self._one_ahead(batch):
                 if token is None:
                     raise no_class_token(self.spec.backbone)
-                embeddings[part], found[part] = patches.float().reshape(embeddings[part].shape), token
+                embeddings[part], found[part] = patches.reshape(embeddings[part].shape), token
         return embeddings, found
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        """Embed one batch of uint8 windows; differentiable with respect to the network, for fine-tuning."""
-        _, patches = self._forward(windows)
+        """Embed one batch of uint8 windows; differentiable with respect to the network, for fine-tuning.
+
+        Raises
+        ------
+        BackboneError
+            If the engine gives no gradients.
+        """
+        if self.pins.engine != "torch":
+            msg = f"the engine {self.pins.engine} gives no gradients; load {self.spec.backbone} with engine torch"
+            raise BackboneError(msg)
+        _, patches = self._engine.compute(self._pixels(windows))
         return patches.float().reshape(len(windows), self.spec.grid, self.spec.grid, self.width)
 
-    def _forward(self, windows: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        pixels = self.normalise(windows.to(self.device, non_blocking=True))
-        with self._precision():
-            return self.tokens(pixels)
+    def start(self, windows: torch.Tensor) -> Callable[[], Tokens]:
+        """Begin with one batch of uint8 windows and return what waits for its tokens: of CLS, if any, and of patches.
+
+        Several batches may be at work; under OpenVINO, and on CUDA, the caller has its hands free meanwhile.
+        """
+        with torch.inference_mode():
+            return self._engine.start(self._pixels(windows))
+
+    def _one_ahead(self, windows: torch.Tensor) -> Iterator[tuple[slice, Tokens]]:
+        """Give places and tokens, batch by batch, with the next batch at work already."""
+        waiting: deque[tuple[slice, Callable[[], Tokens]]] = deque()
+        for start in range(0, len(windows), self.pins.batch_size):
+            part = slice(start, start + self.pins.batch_size)
+            waiting.append((part, self.start(windows[part])))
+            if len(waiting) > 1:
+                done, finish = waiting.popleft()
+                yield done, finish()
+        for done, finish in waiting:
+            yield done, finish()
+
+    def _pixels(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.normalise(windows.to(self.device, non_blocking=True))
 
     def normalise(self, windows: torch.Tensor) -> torch.Tensor:
         """Return float32 pixels, channels first, of RGB bytes: ``(x / 255 - mean) / std``."""
         scaled = (windows.to(torch.float32) / 255 - self._mean) / self._std
         return scaled.permute(0, 3, 1, 2).contiguous()
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        dtype = PRECISIONS[self.pins.precision]
-        return nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype=dtype)
+    def _make_engine(self) -> TorchEngine | OpenVinoEngine:
+        if self.pins.engine == "openvino":
+            from dlprobe.backbones.engines.openvino_engine import OpenVinoEngine
+
+            return OpenVinoEngine(self.network, self.tokens, self.spec.window_px, self.pins)
+        return TorchEngine(self.tokens, self.blocks, self.pins)
 
     def _as_bytes(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
         side = self.spec.window_px
@@ -251,8 +236,3 @@ class TorchBackbone(ABC):
             return windows
         usable = windows.flags.writeable and windows.flags.c_contiguous
         return torch.from_numpy(windows if usable else np.array(windows, order="C"))
-
-
-def _cuda_names() -> str:
-    count = torch.cuda.device_count()
-    return "".join(f", cuda:{number}" for number in range(count)) if count else ""

@@ -219,6 +219,7 @@ def backbone_of(path: str | os.PathLike[str], *, weights: str | None = None) -> 
         norm=True if not spec.layers else spec.norm,
         window_px=spec.window_px,
         batch_size=pins.batch_size,
+        compiled=pins.compiled,
     )
     require_same(
         spec, backbone.spec, f"the model of {path} and the one that was loaded", "name its weights (--weights)"

@@ -128,6 +128,7 @@ def localize_files(
     *,
     weights: str | None = None,
     device: str = "auto",
+    engine: str = "torch",
     precision: str = "auto",
     batch_size: int | None = None,
     **options: Any,
@@ -142,7 +143,7 @@ def localize_files(
         As for `localize`.
     weights : str, optional
         Where the backbone's weights are, if not where the card says; their content must be the same.
-    device, precision, batch_size
+    device, engine, precision, batch_size
         As for `dlprobe.backbones.load_backbone`.
     **options
         Further arguments of `localize` and `score_map`.
@@ -154,7 +155,9 @@ def localize_files(
     IdentityError
         If the backbone that was loaded is not the one that the probe was fitted on.
     """
-    head, backbone = load_probe(probe, weights=weights, device=device, precision=precision, batch_size=batch_size)
+    head, backbone = load_probe(
+        probe, weights=weights, device=device, engine=engine, precision=precision, batch_size=batch_size
+    )
     return localize(images, backbone, head, out, **options)
 
 
@@ -163,6 +166,7 @@ def load_probe(
     *,
     weights: str | None = None,
     device: str = "auto",
+    engine: str = "torch",
     precision: str = "auto",
     batch_size: int | None = None,
 ) -> tuple[Probe, Backbone]:
@@ -186,6 +190,7 @@ def load_probe(
         spec.backbone,
         weights=where,
         device=device,
+        engine=engine,
         precision=precision,
         layers=spec.layers or (-1,),
         norm=spec.norm,

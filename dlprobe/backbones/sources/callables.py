@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dlprobe.backbones.base import Backbone, BackboneCard, default_window_px, require_divides
-from dlprobe.backbones.torch_backbone import choose_device, choose_pins
+from dlprobe.backbones.engines.choosing import choose_execution
 from dlprobe.data.tiling import RESIZE_RULE
 from dlprobe.errors import BackboneError
 from dlprobe.spec import ModelSpec
@@ -39,8 +39,7 @@ class CallableBackbone:
 
     def __init__(self, function: Any, request: LoadRequest) -> None:
         name = f"module:{request.model}"
-        self.device = choose_device(request.device)
-        self.pins = choose_pins(request.engine, request.precision, self.device, request.batch_size)
+        self.device, self.pins = choose_execution(request, name, network=False)
         patch_px = int(function.patch_px)
         window_px = request.window_px or int(getattr(function, "window_px", 0)) or default_window_px(patch_px)
         require_divides(patch_px, window_px, name)
@@ -120,6 +119,7 @@ def load_callable(request: LoadRequest) -> Backbone:
     if request.weights != "pretrained" or request.layers != (-1,) or not request.norm:
         msg = f"{name} chooses its own weights, layers and norm; leave --weights, --layers and --no-norm out"
         raise BackboneError(msg)
+    choose_execution(request, name, network=False)
     found = _import(request.model, name)
     if isinstance(found, type) or not all(hasattr(found, part) for part in _REQUIRED):
         found = found() if callable(found) else found

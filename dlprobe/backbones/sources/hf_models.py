@@ -13,8 +13,9 @@ import torch
 
 from dlprobe.backbones.base import BackboneCard, default_window_px, require_divides
 from dlprobe.backbones.catalogue import describe_file
+from dlprobe.backbones.engines.choosing import choose_execution
 from dlprobe.backbones.sources.hf_configurations import ESSENTIAL_FIELDS, MODEL_TYPES, HfModel, known_models
-from dlprobe.backbones.torch_backbone import TorchBackbone, absolute_layers, choose_device, choose_pins
+from dlprobe.backbones.torch_backbone import TorchBackbone, absolute_layers
 from dlprobe.backbones.weights import dinolizer
 from dlprobe.backbones.weights.files import find_tensors, read_checkpoint, weight_file
 from dlprobe.backbones.weights.hub import fetch_weights
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 class HfBackbone(TorchBackbone):
     """A vision transformer of transformers; CLS and registers are taken off by count."""
 
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        """The network's blocks."""
+        return _blocks(self.network)
+
     def tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return the tokens of the blocks in ``spec.layers``, each under the final norm if ``spec.norm``.
 
@@ -44,8 +50,7 @@ class HfBackbone(TorchBackbone):
         """
         network: Any = self.network
         caught: list[torch.Tensor] = []
-        blocks = _blocks(network)
-        hooks = [blocks[number].register_forward_hook(partial(_catch, caught)) for number in self.spec.layers]
+        hooks = [self.blocks[number].register_forward_hook(partial(_catch, caught)) for number in self.spec.layers]
         try:
             network(pixel_values=pixels)
         finally:
@@ -65,8 +70,7 @@ def load_hf(request: LoadRequest) -> HfBackbone:
     BackboneError
         If transformers is not installed, the model is unknown or of another kind, or it cannot be used as asked.
     """
-    device = choose_device(request.device)
-    pins = choose_pins(request.engine, request.precision, device, request.batch_size)
+    device, pins = choose_execution(request, f"hf:{request.model}")
     model = _model(request)
     name = f"hf:{request.model}"
     path = _weight_path(request, name)

@@ -14,7 +14,8 @@ from timm.models import get_arch_name, get_pretrained_cfg
 
 from dlprobe.backbones.base import BackboneCard, default_window_px, require_divides
 from dlprobe.backbones.catalogue import describe_file, trained_on
-from dlprobe.backbones.torch_backbone import TorchBackbone, absolute_layers, choose_device, choose_pins
+from dlprobe.backbones.engines.choosing import choose_execution
+from dlprobe.backbones.torch_backbone import TorchBackbone, absolute_layers
 from dlprobe.backbones.weights import dinolizer
 from dlprobe.backbones.weights.dialects import to_timm
 from dlprobe.backbones.weights.files import find_tensors, read_checkpoint, weight_file
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 class TimmBackbone(TorchBackbone):
     """A timm vision transformer; CLS and registers are taken off by count (``num_prefix_tokens``)."""
+
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        """The network's blocks."""
+        found: torch.nn.ModuleList = self.network.get_submodule("blocks")  # type: ignore[assignment]
+        return found
 
     def tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return the tokens of the blocks in ``spec.layers``, each under the final norm if ``spec.norm``."""
@@ -70,8 +77,7 @@ def load_timm(request: LoadRequest) -> TimmBackbone:
     BackboneError
         If timm has no such model, it is no plain vision transformer, or it cannot be used as asked.
     """
-    device = choose_device(request.device)
-    pins = choose_pins(request.engine, request.precision, device, request.batch_size)
+    device, pins = choose_execution(request, f"timm:{request.model}")
     config = _config(request.model)
     name = f"timm:{config['architecture']}" + (f".{config['tag']}" if config["tag"] else "")
     path = _weight_path(request, config, name)

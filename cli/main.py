@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cache, extraction, fitting, images, scanning, synthesis
+from . import cache, extraction, fitting, images, scanning, separability, synthesis
 from .boundary import Boundary
 
 app = typer.Typer(
@@ -56,5 +56,6 @@ app.command()(extraction.backbones)
 app.command()(synthesis.synthesize)
 app.command()(fitting.fit)
 app.command()(fitting.report)
+app.command()(separability.separate)
 app.command()(images.localize)
 app.add_typer(cache.app, name="cache")

@@ -27,6 +27,8 @@ SCORE_MAP = "viridis"
 #: Of a vertical step that the series of one row share.
 _ROW_SPREAD = 0.7
 _DOTS_PER_INCH = 110
+#: Small letters in an inch, and the room that a legend's handle takes among them.
+_CHARACTERS_PER_INCH, _HANDLE_CHARACTERS = 14, 8
 
 
 class Mark(NamedTuple):
@@ -220,7 +222,8 @@ def dots(
     """
     names = list(dict.fromkeys(frame[rows].astype(str)))
     groups = list(dict.fromkeys(frame[series].astype(str)))
-    ax = axes(ax, width_in=8.0, height_in=1.2 + max(0.24, 0.16 * len(groups)) * len(names))
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    ax = axes(ax, width_in=8.0, height_in=1.4 + 0.08 * len(groups) + 0.17 * max(1.5, lines, len(groups)) * len(names))
     place = {name: len(names) - 1 - number for number, name in enumerate(names)}
     step = _ROW_SPREAD / len(groups) if groups else 0.0
     for number, name in enumerate(groups):
@@ -238,16 +241,11 @@ def dots(
     return ax
 
 
-def legend(ax: Axes, *, columns: int = 3) -> None:
+def legend(ax: Axes) -> None:
     """Put the legend above the axes, where it hides nothing; none where one series needs no name."""
     handles, labels = ax.get_legend_handles_labels()
     if len(labels) > 1:
-        ax.legend(
-            handles,
-            labels,
-            loc="lower left",
-            bbox_to_anchor=(0.0, 1.01),
-            ncols=columns,
-            fontsize="small",
-            frameon=False,
-        )
+        width = figure_of(ax).get_size_inches()[0] * _CHARACTERS_PER_INCH
+        columns = int(np.clip(width // (max(map(len, labels)) + _HANDLE_CHARACTERS), 1, 3))
+        style: dict[str, Any] = {"ncols": columns, "fontsize": "small", "frameon": False}
+        ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.01), **style)

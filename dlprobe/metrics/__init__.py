@@ -31,7 +31,13 @@ from dlprobe.metrics.guarantees import (
 )
 from dlprobe.metrics.protocols import PROTOCOLS, Protocol, aggregate, aggregate_intervals, evaluate_map
 from dlprobe.metrics.ranking import BestF1, Ranking, average_precision, best_f1, rank, roc_auc, threshold_for_best_f1
-from dlprobe.metrics.resampling import SeedSpread, jackknife_interval, median_interval, seed_spread
+from dlprobe.metrics.resampling import (
+    SeedSpread,
+    jackknife_interval,
+    leave_one_out_interval,
+    median_interval,
+    seed_spread,
+)
 from dlprobe.metrics.statistics import (
     Interval,
     PairedDifference,
@@ -86,6 +92,7 @@ __all__ = [
     "holm",
     "iou",
     "jackknife_interval",
+    "leave_one_out_interval",
     "matthews",
     "median_interval",
     "negative_log_likelihood",

@@ -72,15 +72,46 @@ def jackknife_interval(
     n = int(index.max()) + 1 if index.size else 0
     whole = statistic(np.arange(index.size))
     without = [statistic(np.flatnonzero(index != i)) for i in range(n)] if n >= MIN_SOURCES else []
-    found = {}
-    for name, estimate in whole.items():
-        values = np.array([part[name] for part in without])
-        found[name] = Interval(estimate, float("nan"), float("nan"), n, level)
-        if values.size and np.isfinite([estimate, *values]).all():
-            pseudo = n * estimate - (n - 1) * values
-            interval = bootstrap_mean(pseudo, level=level, resamples=resamples, seed=seed, bounds=bounds)
-            found[name] = interval._replace(estimate=estimate)
-    return found
+    return {
+        name: leave_one_out_interval(
+            estimate, [part[name] for part in without], level=level, resamples=resamples, seed=seed, bounds=bounds
+        )._replace(n=n)
+        for name, estimate in whole.items()
+    }
+
+
+def leave_one_out_interval(
+    estimate: float,
+    without: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
+    """Return the jackknife's interval of a statistic that was computed with everything and without each part.
+
+    Parameters
+    ----------
+    estimate : float
+        With everything.
+    without : array_like of float, shape (parts,)
+        Without each source, or each of equally large groups of sources.
+    level, resamples, seed, bounds
+        As in `dlprobe.metrics.bootstrap_mean`.
+
+    Returns
+    -------
+    Interval
+        See `jackknife_interval`; without ends below 8 parts, or where a value is not finite.
+    """
+    values = np.asarray(without, np.float64)
+    n = values.size
+    if n < MIN_SOURCES or not np.isfinite([estimate, *values]).all():
+        return Interval(estimate, float("nan"), float("nan"), n, level)
+    pseudo = n * estimate - (n - 1) * values
+    interval = bootstrap_mean(pseudo, level=level, resamples=resamples, seed=seed, bounds=bounds)
+    return interval._replace(estimate=estimate)
 
 
 def median_interval(values: ArrayLike, sources: Sequence[str] | NDArray[np.str_], *, level: float = 0.95) -> Interval:

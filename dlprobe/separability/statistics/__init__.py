@@ -1,0 +1,1 @@
+"""The statistics themselves: arrays in, numbers out."""

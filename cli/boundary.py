@@ -39,9 +39,10 @@ def talk(text: str, colour: str | None = None) -> None:
 
 
 def expect_damage() -> None:
-    """Silence what Pillow says of damaged files: each of them becomes a reject with a reason.
+    """Silence what Pillow says of damaged and of huge files: each of them becomes a reject with a reason.
 
     This is the program's to decide and not the library's: Python's filters belong to the process, and no thread can
     change them for itself.
     """
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    for category in (UserWarning, RuntimeWarning):  # the latter of decompression bombs
+        warnings.filterwarnings("ignore", category=category, module=r"PIL\.")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from importlib.metadata import entry_points
 
 import numpy as np
@@ -196,6 +197,16 @@ def test_the_limit_on_pixels_holds_for_scan_and_extract(scanning, clean, tmp_pat
     assert re.findall(r"rejected: (\S+):", result.stderr) == ["real/large.png"]
     assert dlprobe(*extracting, "-o", tmp_path / "cache").exit_code == 0
     assert dlprobe(*extracting, "-o", tmp_path / "limited", "--retry-rejects").exit_code == 0
+
+
+def test_a_bomb_is_a_reject_and_pillow_adds_nothing(scanning, clean):
+    Image.new("1", (12_000, 9_000)).save(clean / "real/bomb.png")
+    with warnings.catch_warnings(record=True) as said:  # pytest's own filters would make them errors
+        warnings.simplefilter("default")
+        result = dlprobe(*scanning)
+    assert result.exit_code == 3
+    assert "rejected: unreadable: real/bomb.png: " in result.stderr
+    assert said == []
 
 
 def test_options_of_a_layout(scanning, clean, tmp_path):

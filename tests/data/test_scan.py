@@ -229,6 +229,11 @@ def test_images_beyond_the_pixel_limit_are_rejects(clean):
     assert scan(clean, max_pixels=1600).rejects == []
 
 
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path):
+    with pytest.raises(DataError, match="cannot be listed"):
+        list(walk(tmp_path / "gone"))
+
+
 def test_walk_follows_links_once_and_leaves_hidden_folders(tmp_path):
     save(tmp_path / "a" / "x.png")
     save(tmp_path / ".hidden" / "y.png")

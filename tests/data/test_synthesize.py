@@ -334,6 +334,13 @@ def test_an_existing_path_is_refused_and_kept(photographs, tmp_path):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+def test_a_folder_of_photographs_does_not_get_the_fakes(photographs):
+    before = sorted(photographs.rglob("*"))
+    with pytest.raises(OutputError, match="would be taken for photographs"):
+        synthesize([photographs], photographs / "deep" / "set", settings=SMALL)
+    assert sorted(photographs.rglob("*")) == before
+
+
 def test_what_cannot_be_asked_is_refused_in_words(photographs, tmp_path):
     out = tmp_path / "set"
     with pytest.raises(DataError, match="no mask kind 'objects'"):
@@ -354,12 +361,13 @@ def test_what_cannot_be_asked_is_refused_in_words(photographs, tmp_path):
         synthesize([photographs], out, generators=("tela+pca",))
     with pytest.raises(DataError, match=r"names no offline auto-encoder; write such as telea\+pca"):
         synthesize([photographs], out, generators=("telea",))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image to make a data set of"):
-        synthesize([tmp_path], out)
+        synthesize([tmp_path / "empty"], out)
     tiny = SynthesisSettings(window_px=8, side_px=8, ladder=True)
     with pytest.raises(DataError, match=r"not one of 5 photographs could be altered.*a mask of 0 px"):
         synthesize([photographs], out, settings=tiny)
-    assert not any(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_the_manifest_is_what_pandas_reads(made):

@@ -178,9 +178,14 @@ def walk(root: Path) -> Iterator[str]:
     """Yield every file below a folder, relative to it and with forward slashes, sorted within each folder.
 
     Links are followed, each folder once. A hidden folder is yielded itself, with a slash at its end, and not entered.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be listed, so that its files would be missing without a word.
     """
     seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(root, followlinks=True):
+    for place, folders, files in os.walk(root, onerror=_unlistable, followlinks=True):
         status = os.stat(place)  # noqa: PTH116 (os.walk gives strings)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -191,3 +196,8 @@ def walk(root: Path) -> Iterator[str]:
         yield from (f"{prefix}{name}/" for name in sorted(folders) if name.startswith("."))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (prefix + name for name in sorted(files))
+
+
+def _unlistable(error: OSError) -> None:
+    msg = f"folder {error.filename} cannot be listed ({error.strerror}); let it be read, or move it out of the data set"
+    raise DataError(msg) from error

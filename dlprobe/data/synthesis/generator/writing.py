@@ -8,6 +8,7 @@ import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,6 @@ from dlprobe.spec import sha256_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -106,7 +106,7 @@ def synthesize(
     Raises
     ------
     OutputError
-        If `out` exists.
+        If `out` exists, or lies in a folder of photographs, where the next run would take fakes for photographs.
     DataError
         If no photograph can be used, there are too few for the back end, or an option is out of range.
     RegistryError
@@ -116,7 +116,11 @@ def synthesize(
     if out.exists():
         msg = f"{out} exists already; name a new folder for the data set or remove it"
         raise OutputError(msg)
-    paths = find_images(images)
+    places = [Path(place) for place in images]
+    if inside := next((place for place in places if out.resolve().is_relative_to(place.resolve())), None):
+        msg = f"{out} lies in {inside}, where it would be taken for photographs next time; name a folder elsewhere"
+        raise OutputError(msg)
+    paths = find_images(places)
     engine = open_backend(backend, **options) if isinstance(backend, str) else backend
     side_px = engine.side_px if settings.side_px is None else settings.side_px
     settings = replace(settings, side_px=side_px)

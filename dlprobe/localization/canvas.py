@@ -115,21 +115,22 @@ class LogitCanvas:
     def maps(self) -> Maps:
         """Return the maps, after the last window."""
         self._finish(self._length)
-        logits, n_windows = self._logits.array(), self._n_windows.array()[..., 0]
+        logits, n_windows = self._logits.array(), self._n_windows.array()
         scores, disagreement = self._scores.array(), self._disagreement.array()
-        working = scores[..., -1]
+        working = scores[-1]
         if self._size != (self._length, self._across):
             scores, disagreement = self._resized(scores), self._resized(disagreement)
         return Maps(
             self._upright(scores),
-            self._upright(disagreement[..., 0]),
+            self._upright(disagreement)[..., 0],
             self._upright(logits),
-            self._upright(n_windows),
-            self._upright(working),
+            self._upright(n_windows)[..., 0],
+            self._upright(working[None])[..., 0],
         )
 
-    def _upright(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array if self._axis == 0 else np.swapaxes(array, 0, 1)
+    def _upright(self, planes: NDArray[Any]) -> NDArray[Any]:
+        """Return planes as they lie in the image, the plane on the last axis."""
+        return planes.transpose(1, 2, 0) if self._axis == 0 else planes.transpose(2, 1, 0)
 
     def _evidence(self, logits: torch.Tensor) -> torch.Tensor:
         """Return what each window adds to the band: (weighted) logits, score, its square, one, and the weight."""
@@ -151,37 +152,30 @@ class LogitCanvas:
         weights = done[k + 3] if self._weight is not None else seen
         logits = done[:k] if self._settings.aggregate == "sum" else done[:k] / weights
         spread = (done[k + 1] / seen - (done[k] / seen).square()).clamp_(min=0).sqrt_()
-        self._logits.append(_rows(logits.float()))
-        self._scores.append(_rows(scores_of_planes(logits).float()))
-        self._disagreement.append(_rows(spread.float()[None]))
-        self._n_windows.append(_rows(seen.to(torch.int32)[None]))
+        self._logits.append(logits.float().cpu().numpy())
+        self._scores.append(scores_of_planes(logits).float().cpu().numpy())
+        self._disagreement.append(spread.float()[None].cpu().numpy())
+        self._n_windows.append(seen.to(torch.int32)[None].cpu().numpy())
         kept = self._band[:, upto - self._top :].clone()
         self._band[:, : kept.shape[1]] = kept
         self._band[:, kept.shape[1] :] = 0
         self._top = upto
 
     def _resized(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        store = self._store(maps.shape[2], size=self._size)
+        store = self._store(len(maps), size=self._size)
         resize_rows(maps, self._size, store)
         resized: NDArray[np.float32] = store.array()
         return resized
 
-    def _store(self, channels: int, dtype: type = np.float32, size: tuple[int, int] | None = None) -> RowStore:
+    def _store(self, planes: int, dtype: type = np.float32, size: tuple[int, int] | None = None) -> RowStore:
         rows, columns = size or (self._length, self._across)
-        all_maps = rows * columns * 4 * (2 * self._n_logits + 2)
-        return RowStore(
-            (rows, columns, channels), dtype, self._scratch if all_maps > self._scratch.memory_bytes else None
-        )
+        large = rows * columns * 4 * (2 * self._n_logits + 2) > self._scratch.memory_bytes
+        return RowStore((planes, rows, columns), dtype, self._scratch if large else None)
 
 
 def scores_of_planes(logits: torch.Tensor) -> torch.Tensor:
     """Return the sigmoid of one logit, or the softmax over several, on the third axis from the end."""
     return torch.sigmoid(logits) if logits.shape[-3] == 1 else torch.softmax(logits, dim=-3)
-
-
-def _rows(planes: torch.Tensor) -> NDArray[np.float32]:
-    rows: NDArray[np.float32] = planes.movedim(0, -1).cpu().numpy()
-    return rows
 
 
 def _hann(side_px: int, device: torch.device) -> torch.Tensor:

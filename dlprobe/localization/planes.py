@@ -46,18 +46,18 @@ class Scratch:
 
 
 class RowStore:
-    """An array that is written row by row, from the first to the last.
+    """Planes that are written row by row, from the first to the last; each plane lies in one piece.
 
     Parameters
     ----------
     shape : tuple of int
-        Of the whole array.
+        Planes, rows, columns.
     dtype : dtype
     scratch : Scratch or None
         Where its file is; None keeps it in memory.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, scratch: Scratch | None = None) -> None:
+    def __init__(self, shape: tuple[int, int, int], dtype: DTypeLike, scratch: Scratch | None = None) -> None:
         self._shape, self._dtype = shape, np.dtype(dtype)
         self._rows = 0
         self._memory: NDArray[Any] | None = np.empty(shape, dtype) if scratch is None else None
@@ -67,26 +67,29 @@ class RowStore:
             weakref.finalize(self, self._file.close)
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Add rows, shape (n, ...).
+        """Add rows, shape (planes, n, columns).
 
         Raises
         ------
         OutputError
             If the disk is full.
         """
+        stop = self._rows + rows.shape[1]
         if self._memory is not None:
-            self._memory[self._rows : self._rows + len(rows)] = rows
+            self._memory[:, self._rows : stop] = rows
         elif self._file is not None:
             try:
-                self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+                for number, plane in enumerate(rows):
+                    self._file.seek((number * self._shape[1] + self._rows) * self._shape[2] * self._dtype.itemsize)
+                    self._file.write(np.ascontiguousarray(plane, self._dtype).data)
             except OSError as error:
                 needed = math.prod(self._shape) * self._dtype.itemsize / 1e9
                 msg = f"no room for a temporary file of {needed:.1f} GB ({error}); give TMPDIR a larger disk"
                 raise OutputError(msg) from error
-        self._rows += len(rows)
+        self._rows = stop
 
     def array(self) -> NDArray[Any]:
-        """Return the whole array, once all rows are in."""
+        """Return the planes, once all rows are in."""
         if self._memory is None and self._file is not None:
             self._file.flush()
             self._memory = np.memmap(self._file, self._dtype, mode="r", shape=self._shape)
@@ -133,36 +136,36 @@ def resize_rows(maps: NDArray[np.float32], size: tuple[int, int], store: RowStor
 
     Parameters
     ----------
-    maps : ndarray of float32, shape (rows, columns, channels)
+    maps : ndarray of float32, shape (planes, rows, columns)
         Probabilities.
     size : tuple of int
         New rows and columns.
     store : RowStore
-        Of shape (*size, channels).
+        Of shape (planes, *size).
 
     Notes
     -----
     Pillow resizes along the rows, which needs no other row; along the columns its filter is applied here, strip by
     strip, because the place of a strip that one gives to Pillow is rounded to float32.
     """
-    first, weights = _bicubic(maps.shape[0], size[0])
-    step = max(1, STRIP_PX // max(maps.shape[1], size[1]) * size[0] // max(maps.shape[0], size[0]))
+    rows, columns = maps.shape[1:]
+    first, weights = _bicubic(rows, size[0])
+    step = max(1, STRIP_PX // max(columns, size[1]) * size[0] // max(rows, size[0]))
     for start in range(0, size[0], step):
         part = slice(start, min(start + step, size[0]))
         top, bottom = int(first[part].min()), int(first[part].max()) + weights.shape[1]
-        piece = maps[top:bottom]
-        resized = np.stack([_resized_across(piece[..., i], size[1]) for i in range(maps.shape[2])], axis=-1)
-        taps = first[part, None] - top + np.arange(weights.shape[1])
-        rows = np.zeros((len(taps), *resized.shape[1:]))
+        across = np.stack([_resized_across(plane[top:bottom], size[1]) for plane in maps])
+        taps = np.minimum(first[part, None] - top + np.arange(weights.shape[1]), across.shape[1] - 1)
+        resized = np.zeros((len(maps), len(taps), size[1]))
         for tap, weight in zip(taps.T, weights[part].T, strict=True):
-            rows += resized[np.minimum(tap, len(resized) - 1)] * weight[:, None, None]
-        store.append(np.clip(rows, 0, 1).astype(np.float32))
+            resized += across[:, tap] * weight[:, None]
+        store.append(np.clip(resized, 0, 1).astype(np.float32))
         forget_pages(maps)
 
 
-def _resized_across(channel: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
-    image = Image.fromarray(np.ascontiguousarray(channel))
-    return np.asarray(image.resize((columns, len(channel)), Image.Resampling.BICUBIC))
+def _resized_across(plane: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    image = Image.fromarray(np.ascontiguousarray(plane))
+    return np.asarray(image.resize((columns, len(plane)), Image.Resampling.BICUBIC))
 
 
 def _bicubic(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

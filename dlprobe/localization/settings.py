@@ -41,7 +41,7 @@ class Adaptive:
     coarse_every: int = 3
     margin: float = 0.2
     edge_px: int = 28
-    budget: float = 0.5
+    budget: float = 0.4
     threshold: float | None = None
 
     def __post_init__(self) -> None:

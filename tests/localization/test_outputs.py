@@ -1,16 +1,30 @@
 """What localize writes, and what it does with images that it cannot read."""
 
 import json
+from pathlib import Path
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from dlprobe.backbones import load_backbone
 from dlprobe.backbones.residual import ResidualBackbone
 from dlprobe.errors import DataError, IdentityError, OutputError, ProbeError
-from dlprobe.localization import localize, localize_files, overlay, score_map
+from dlprobe.localization import (
+    PostProcessing,
+    localize,
+    localize_files,
+    overlay,
+    planes,
+    postprocess,
+    score_map,
+)
+from dlprobe.localization.outputs import pictures
+from dlprobe.localization.outputs.summary import percentile
 from dlprobe.probes import Probe, make_card
+from dlprobe.spec import sha256_of_file
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +83,7 @@ def test_one_bad_image_among_many_is_rejected_and_the_rest_goes_on(tmp_path, bac
     assert rejected.folder is None
     assert "bad.png" in rejected.reason
     assert "none.png" in missing.reason
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo", "results.csv", "results.parquet"]
 
 
 def test_nothing_is_written_when_no_image_can_be_read(tmp_path, backbone, probe):
@@ -78,14 +92,231 @@ def test_nothing_is_written_when_no_image_can_be_read(tmp_path, backbone, probe)
     assert not (tmp_path / "out").exists()
 
 
-def test_images_of_one_name_do_not_overwrite_each_other_and_a_second_run_replaces(tmp_path, backbone, probe, image):
+def test_images_of_one_name_do_not_overwrite_each_other_in_whatever_order_they_come(tmp_path, backbone, probe, image):
     other = tmp_path / "other" / "photo.png"
     other.parent.mkdir()
     Image.open(image).transpose(Image.Transpose.ROTATE_90).save(other)
-    for _ in range(2):
-        results = localize([image, other], backbone, probe, tmp_path / "out", stride_px=56)
-    assert [r.folder.name for r in results] == ["photo", "photo-2"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo", "photo-2"]
+    out = tmp_path / "out"
+    (first,) = localize([image], backbone, probe, out, stride_px=56)
+    mine = (first.folder / "result.json").read_bytes()
+    for images in ([other], [other, image], [image, other]):
+        results = {r.image: r.folder.name for r in localize(images, backbone, probe, out, stride_px=56)}
+        assert results[str(other)] == f"photo-{sha256_of_file(other)[:8]}"
+        assert results.get(str(image), "photo") == "photo"
+    assert (first.folder / "result.json").read_bytes() == mine
+    table = pd.read_csv(out / "results.csv")
+    assert sorted(table["image"]) == sorted([str(image), str(other)])
+    assert set(table["folder"]) == {"photo", f"photo-{sha256_of_file(other)[:8]}"}
+
+
+def test_files_of_the_same_bytes_share_a_result(tmp_path, backbone, probe, image):
+    copy = tmp_path / "copy" / "photo.png"
+    copy.parent.mkdir()
+    copy.write_bytes(image.read_bytes())
+    one, two = localize([image, copy], backbone, probe, tmp_path / "out", stride_px=56)
+    assert one.folder == two.folder
+    assert two.image == str(copy)
+    assert (one.skipped, two.skipped) == (False, True)
+
+
+def test_a_second_run_looks_only_at_what_changed(tmp_path, probe, image, kit):
+    backbone = kit.Backbone(window_px=112)
+    probe = kit.probe(backbone, 1)
+    second = tmp_path / "second.png"
+    Image.open(image).rotate(90).save(second)
+    out = tmp_path / "out"
+
+    def looked(*images, **options):
+        backbone.batches.clear()
+        results = localize(images, backbone, probe, out, **{"stride_px": 56, **options})
+        return sum(backbone.batches), [result.skipped for result in results]
+
+    windows, _ = looked(image)
+    assert windows > 0
+    assert looked(image) == (0, [True])
+    assert looked(image, second)[1] == [True, False]
+    assert looked(image, overwrite=True) == (windows, [False])
+    assert looked(image, threshold=0.3) == (windows, [False])
+    assert looked(image, threshold=0.3) == (0, [True])
+    assert looked(image, stride_px=28, threshold=0.3)[1] == [False]
+    assert looked(image, postprocessing=PostProcessing(fill_holes=True))[1] == [False]
+    probe = kit.probe(backbone, 1, seed=5)
+    assert looked(image, postprocessing=PostProcessing(fill_holes=True))[1] == [False]
+    (out / "photo" / "result.json").write_text("{torn")
+    assert looked(image)[1] == [False]
+    assert (out / "photo" / "result.json").read_text() == "{torn"
+    assert (out / f"photo-{sha256_of_file(image)[:8]}" / "result.json").is_file()
+
+
+def test_folders_stream_and_a_table_lists_all(tmp_path, kit):
+    backbone = kit.Backbone(window_px=112)
+    data = tmp_path / "data"
+    (data / "deep").mkdir(parents=True)
+    for i in range(5):
+        Image.fromarray(kit.photograph(112, 120 + i, seed=i)).save(data / f"{i}.png")
+    Image.fromarray(kit.photograph(112, 112, seed=9)).save(data / "deep" / "9.jpg")
+    (data / "notes.txt").write_text("no image")
+    (data / "bad.png").write_bytes(b"no image")
+    told = []
+    options = {"progress": lambda done, total: told.append((done, total)), "stride_px": 56}
+    results = localize([data], backbone, kit.probe(backbone, 1), tmp_path / "out", **options)
+    assert [Path(result.image).name for result in results] == [*(f"{i}.png" for i in range(5)), "bad.png"]
+    assert told == [(i, 6) for i in range(1, 7)]
+    results = localize([data], backbone, kit.probe(backbone, 1), tmp_path / "out", recursive=True, **options)
+    assert [result.skipped for result in results] == [True] * 5 + [False] * 2
+    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert len(table) == 7
+    assert table.set_index("image").loc[str(data / "bad.png"), "reason"]
+    assert (table["image_score"].notna() == (table["reason"] == "")).all()
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    with pytest.raises(DataError, match="--recursive"):
+        localize([tmp_path / "empty"], backbone, kit.probe(backbone, 1), tmp_path / "out")
+
+
+def test_an_interrupted_run_leaves_whole_results_and_goes_on(tmp_path, kit, monkeypatch):
+    backbone = kit.Backbone(window_px=112, batch_size=1)
+    paths = []
+    for i in range(6):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(kit.photograph(112, 112, seed=i)).save(paths[-1])
+    probe, out = kit.probe(backbone, 1), tmp_path / "out"
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        localize(paths, backbone, probe, out, progress=stop, stride_px=56)
+    assert not list(out.glob(".dlprobe-scratch-*"))
+    for folder in (entry for entry in out.iterdir() if entry.is_dir()):
+        assert (folder / "result.json").is_file()
+    results = localize(paths, backbone, probe, out, stride_px=56)
+    assert any(result.skipped for result in results)
+    assert not all(result.skipped for result in results)
+    assert len(pd.read_csv(out / "results.csv")) == 6
+
+
+def test_regions_and_the_mask_follow_from_post_processing(tmp_path, kit):
+    backbone = kit.Backbone(window_px=112)
+    image = np.zeros((112, 224, 3), np.uint8)
+    image[28:84, 28:84] = image[42:56, 168:182] = 255
+    path = tmp_path / "two.png"
+    Image.fromarray(image).save(path)
+    probe = kit.probe(backbone, 1)
+    probe = Probe(np.array([[20.0, 20, 20, 0, 0, 0]]), np.array([-30.0]), probe.card)
+    found = {}
+    for name, chosen in {"raw": PostProcessing(), "large": PostProcessing(min_area_px=1000)}.items():
+        (result,) = localize([path], backbone, probe, tmp_path / name, stride_px=56, postprocessing=chosen)
+        record = json.loads((result.folder / "result.json").read_text())
+        mask = np.asarray(Image.open(result.folder / "mask.png")) > 0
+        assert record["n_regions"] == len(record["regions"]) == result.n_regions
+        assert record["mask_area"] == pytest.approx(mask.mean())
+        assert sum(region["area_px"] for region in record["regions"]) == mask.sum()
+        scores = np.load(result.folder / "score.npy")
+        for region in record["regions"]:
+            box = np.s_[region["y"] : region["y"] + region["h"], region["x"] : region["x"] + region["w"]]
+            inside = scores[box][mask[box]]
+            assert region["score_mean"] == pytest.approx(inside.mean(), abs=1e-6)
+            assert region["score_max"] == inside.max()
+        found[name] = record
+    large, small = found["raw"]["regions"]
+    assert max(abs(large["y"] - 28), abs(large["x"] - 28)) <= 7
+    assert abs(large["h"] - 56) <= 14
+    assert small["x"] > 150
+    assert found["large"]["regions"] == [large]
+    assert found["large"]["area"] == found["raw"]["area"]
+    assert found["large"]["postprocessing"]["steps"] == ["threshold", "small"]
+
+
+def test_a_saturated_map_is_said_to_be_the_whole_image(tmp_path, kit):
+    backbone = kit.Backbone(window_px=112)
+    probe = Probe(np.array([[20.0, 20, 20, 0, 0, 0]]), np.array([-30.0]), kit.probe(backbone, 1).card)
+    kinds = {}
+    for name, columns in {"none": 0, "half": 112, "most": 224, "nearly": 190}.items():
+        image = np.zeros((112, 224, 3), np.uint8)
+        image[:, :columns] = 255
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(image).save(path)
+        (result,) = localize([path], backbone, probe, tmp_path / "out", stride_px=56)
+        record = json.loads((result.folder / "result.json").read_text())
+        assert record["verdict"]["kind"] == result.verdict
+        assert record["verdict"]["rule"]
+        kinds[name] = result.verdict
+    assert kinds == {"none": "nothing", "half": "region", "most": "whole image", "nearly": "whole image"}
+
+
+def test_confidence_is_in_the_files_and_in_the_overlay(tmp_path, kit):
+    backbone = kit.Backbone(window_px=112)
+    image = kit.photograph(70, 140)
+    path = tmp_path / "small.png"
+    Image.fromarray(image).save(path)
+    probe = kit.probe(backbone, 1)
+    found = score_map(image, backbone, probe, stride_px=56)
+    (result,) = localize([path], backbone, probe, tmp_path / "out", stride_px=56)
+    windows = np.asarray(Image.open(result.folder / "windows.png"))
+    assert windows.shape == (70, 140)
+    np.testing.assert_array_equal(windows[[0, 0, -1, -1], [0, -1, 0, -1]], 1)
+    assert windows.max() == found.n_windows.max()
+    spread = np.asarray(Image.open(result.folder / "disagreement.png")) / 65535
+    np.testing.assert_allclose(spread, found.disagreement, atol=1e-5)
+    record = json.loads((result.folder / "result.json").read_text())["confidence"]
+    assert record["disagreement_mean"] == pytest.approx(found.disagreement.mean(), abs=1e-6)
+    assert record["n_windows_max"] == found.n_windows.max()
+    assert record["one_window_share"] == pytest.approx((found.n_windows == 1).mean())
+
+
+def test_the_overlay_hatches_where_windows_disagree_and_dots_where_one_looked():
+    pixels = np.full((64, 64, 3), 100, np.uint8)
+    scores, mask = np.zeros((64, 64), np.float32), np.zeros((64, 64), bool)
+    disagreement, n_windows = np.zeros((64, 64), np.float32), np.full((64, 64), 4, np.int32)
+    disagreement[:32] = 0.3
+    n_windows[:, 32:] = 1
+    drawn = overlay(pixels, scores, mask, disagreement, n_windows)
+    sky = (drawn == (86, 180, 233)).all(axis=2)
+    white = (drawn == 255).all(axis=2)
+    assert 0.15 < sky[:32].mean() < 0.35
+    assert not sky[32:].any()
+    assert white[:, 32:].any()
+    assert not white[:, :32].any()
+
+
+@pytest.mark.parametrize("percent", [0, 1, 50, 99, 100])
+def test_percentiles_are_those_of_numpy(percent):
+    rng = np.random.default_rng(0)
+    for values in (
+        rng.random((200, 311), np.float32),
+        np.round(rng.random((40, 50), np.float32), 1),
+        np.ones((30, 20), np.float32),
+        np.array([[0.25]], np.float32),
+        np.array([[-0.0, 1e-30, 0.5, 1.0]], np.float32),
+    ):
+        assert percentile(values, percent) == pytest.approx(np.percentile(values.astype(np.float64), percent), abs=1e-9)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((37, 53), "uint8"), ((37, 53), "uint16"), ((20, 31, 3), "uint8")])
+def test_pictures_written_in_strips_are_read_back(tmp_path, monkeypatch, shape, dtype):
+    picture = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+    monkeypatch.setattr(pictures, "STRIP_PX", 150)
+    pictures.write_png(tmp_path / "picture.png", shape, dtype, lambda part: picture[part])
+    with Image.open(tmp_path / "picture.png") as found:
+        found.verify()
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "picture.png")), picture)
+    np.testing.assert_array_equal(
+        cv2.imread(str(tmp_path / "picture.png"), cv2.IMREAD_UNCHANGED)[..., ::-1][..., ::-1],
+        picture if len(shape) == 2 else picture[..., ::-1],
+    )
+
+
+def test_files_of_a_large_image_are_those_of_a_small_one(tmp_path, monkeypatch, backbone, probe, image):
+    (whole,) = localize([image], backbone, probe, tmp_path / "whole", stride_px=56)
+    for module in (planes, pictures, postprocess):
+        monkeypatch.setattr(module, "STRIP_PX", 1000)
+    (strips,) = localize([image], backbone, probe, tmp_path / "strips", stride_px=56)
+    for file in whole.folder.iterdir():
+        assert file.read_bytes() == (strips.folder / file.name).read_bytes() or file.suffix == ".png", file.name
+        if file.suffix == ".png":
+            np.testing.assert_array_equal(
+                np.asarray(Image.open(file)), np.asarray(Image.open(strips.folder / file.name)), err_msg=file.name
+            )
 
 
 def test_foreign_folders_are_left_alone(tmp_path, backbone, probe, image):

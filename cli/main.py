@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cache, extraction, fitting, images, scanning, separability, synthesis
+from . import cache, exchange, extraction, fitting, images, scanning, separability, synthesis
 from .boundary import Boundary
 
 app = typer.Typer(
@@ -58,4 +58,7 @@ app.command()(fitting.fit)
 app.command()(fitting.report)
 app.command()(separability.separate)
 app.command()(images.localize)
+app.command()(exchange.export)
+app.command()(exchange.push)
+app.command()(exchange.pull)
 app.add_typer(cache.app, name="cache")

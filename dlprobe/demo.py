@@ -47,6 +47,10 @@ FIT = FitSettings(
     hold_out=HELD_OUT_GENERATORS,
     learning_rates=(0.1, 0.3, 1.0),
     weight_decays=(1e-2, 1e-1),
+    epochs=12,
+    patience=None,
+    baselines=("logistic",),
+    baseline_c=(0.01,),
     baseline_patches=10_000,
 )
 #: The floor has a fifth of the windows; the heads get as many steps by smaller batches and more epochs.

@@ -14,8 +14,11 @@ SETTINGS = FitSettings(
     learning_rates=(0.3, 1.0, 3.0),
     weight_decays=(1e-3,),
     epochs=2,
+    patience=None,
     n_folds=4,
     hold_out=HELD_OUT_GENERATORS,
+    baselines=("logistic",),
+    baseline_c=(0.01,),
     baseline_patches=1500,
 )
 

@@ -57,11 +57,24 @@ class LabelScheme:
             raise DataError(msg)
 
 
-SCHEMES: Registry[LabelScheme] = Registry("labelling scheme", "dlprobe.schemes")
+@dataclass(frozen=True, slots=True)
+class ClassScheme:
+    """Every provenance class is a class of its own; VOID is ignored.
+
+    INPAINTED wins where it covers at least half of what is not ignored, as in the truth; otherwise AUTOENCODED where it
+    covers as much as PRISTINE or more.
+    """
+
+
+#: A scheme whose targets are class numbers, in the order of `CLASSES`.
+THREE_CLASS_SCHEME = "three-class"
+CLASSES = (Provenance.PRISTINE, Provenance.AUTOENCODED, Provenance.INPAINTED)
+SCHEMES: Registry[LabelScheme | ClassScheme] = Registry("labelling scheme", "dlprobe.schemes")
 _P, _A, _I = Provenance.PRISTINE, Provenance.AUTOENCODED, Provenance.INPAINTED
 SCHEMES.register("autoencoded-pristine")(LabelScheme(frozenset({_I}), frozenset({_P, _A})))  # the paper's
 SCHEMES.register("autoencoded-fake")(LabelScheme(frozenset({_I, _A}), frozenset({_P})))
 SCHEMES.register("autoencoded-ignored")(LabelScheme(frozenset({_I}), frozenset({_P})))
+SCHEMES.register(THREE_CLASS_SCHEME)(ClassScheme())
 
 #: What every scheme is scored on: INPAINTED against the rest.
 TRUTH_SCHEME = "autoencoded-pristine"
@@ -108,18 +121,18 @@ def patch_coverage(regions: NDArray[np.uint8], patch_px: int) -> NDArray[np.uint
 
 @overload
 def label_patches(
-    coverage: NDArray[np.uint8], scheme: str | LabelScheme, soft: Literal[False] = False
+    coverage: NDArray[np.uint8], scheme: str | LabelScheme | ClassScheme, soft: Literal[False] = False
 ) -> NDArray[np.int8]: ...
 @overload
 def label_patches(
-    coverage: NDArray[np.uint8], scheme: str | LabelScheme, soft: Literal[True]
+    coverage: NDArray[np.uint8], scheme: str | LabelScheme | ClassScheme, soft: Literal[True]
 ) -> NDArray[np.float32]: ...
 @overload
 def label_patches(
-    coverage: NDArray[np.uint8], scheme: str | LabelScheme, soft: bool
+    coverage: NDArray[np.uint8], scheme: str | LabelScheme | ClassScheme, soft: bool
 ) -> NDArray[np.int8] | NDArray[np.float32]: ...
 def label_patches(
-    coverage: NDArray[np.uint8], scheme: str | LabelScheme, soft: bool = False
+    coverage: NDArray[np.uint8], scheme: str | LabelScheme | ClassScheme, soft: bool = False
 ) -> NDArray[np.int8] | NDArray[np.float32]:
     """Return the target of each patch under a labelling scheme.
 
@@ -129,20 +142,21 @@ def label_patches(
     ----------
     coverage : ndarray of uint8, shape (..., 4)
         As `patch_coverage` returns it.
-    scheme : str or LabelScheme
+    scheme : str, LabelScheme or ClassScheme
         A registered name, or a scheme of your own.
     soft : bool
-        Return the positive share itself instead of a decision.
+        Return the positive share itself instead of a decision; classes have none.
 
     Returns
     -------
     ndarray, shape (...)
-        Hard: int8, 1 positive, 0 negative, -1 ignored. Soft: float32 in [0, 1], NaN where ignored.
+        Hard: int8, 1 positive, 0 negative, -1 ignored; the numbers of `CLASSES` under a `ClassScheme`. Soft: float32 in
+        [0, 1], NaN where ignored.
 
     Raises
     ------
     DataError
-        If the last axis is not 4.
+        If the last axis is not 4, or shares are asked of classes.
     RegistryError
         If no scheme has that name.
     """
@@ -150,6 +164,11 @@ def label_patches(
         msg = f"coverage has shape {coverage.shape}; its last axis must be {len(COVERAGE_CLASSES)}"
         raise DataError(msg)
     rules = SCHEMES[scheme] if isinstance(scheme, str) else scheme
+    if isinstance(rules, ClassScheme):
+        if soft:
+            msg = f"{scheme!r} gives each patch a class and has no positive share; ask for it without soft"
+            raise DataError(msg)
+        return _classes(coverage)
     positive = _covered(coverage, rules.positive)
     known = positive + _covered(coverage, rules.negative)
     ignored = 2 * (FULL - known) > FULL
@@ -157,6 +176,27 @@ def label_patches(
     if soft:
         return np.where(ignored, np.nan, share).astype(np.float32)
     return np.where(ignored, IGNORE, share >= rules.positive_share).astype(np.int8)
+
+
+def positive_patches(labels: NDArray[np.int8], scheme: str) -> NDArray[np.bool_]:
+    """Return which labelled patches a scheme wants to be marked: the positive ones, or those of class INPAINTED.
+
+    Parameters
+    ----------
+    labels : ndarray of int8, any shape
+        As `label_patches` returns them, hard.
+    scheme : str
+        A registered name.
+    """
+    marked = CLASSES.index(Provenance.INPAINTED) if isinstance(SCHEMES[scheme], ClassScheme) else 1
+    return np.asarray(labels == marked)
+
+
+def _classes(coverage: NDArray[np.uint8]) -> NDArray[np.int8]:
+    pristine, autoencoded, inpainted = (_covered(coverage, frozenset({kind})) for kind in CLASSES)
+    known = pristine + autoencoded + inpainted
+    found = np.where(2 * inpainted >= known, 2, np.where(autoencoded >= pristine, 1, 0))
+    return np.where(2 * (FULL - known) > FULL, IGNORE, found).astype(np.int8)
 
 
 def _covered(coverage: NDArray[np.uint8], kinds: frozenset[Provenance]) -> NDArray[np.int64]:

@@ -32,7 +32,7 @@ TEXT_COLUMNS = (
 SIZE_COLUMNS = ("width", "height")
 COLUMNS = (*TEXT_COLUMNS, *SIZE_COLUMNS)
 REQUIRED = ("path", "variant", "source_id")
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "calibration")
 #: What no text of a manifest may hold: CSV cannot carry it, and no terminal shows it.
 UNSTORABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _ROOT_KEY = b"dlprobe.root"

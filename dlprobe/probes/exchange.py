@@ -156,13 +156,23 @@ def page(probe: Probe) -> str:
         f"- Backbone: {backbone}",
         f"- Labelling scheme: {card['scheme']}; objective: {card['objective']}; classes: {', '.join(card['classes'])}",
         f"- Threshold: {probe.threshold:g} ({card['threshold_policy']})",
-        *(f"- {name}: {value}" for name, value in sorted(card["metrics"].items())),
+        *(f"- {name}: {_metric(value)}" for name, value in sorted(card["metrics"].items())),
         *(f"- {note}" for note in card["notes"]),
         "",
         f"`dlprobe.probes.Probe.load({PROBE_FILE!r})` reads it; the header of the file holds this and more as JSON.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _metric(value: Any) -> str:
+    """Return a metric of a card as text: a number, or one with its interval and sources."""
+    if not isinstance(value, dict) or "value" not in value:
+        return str(value)
+    told = "not defined" if value["value"] is None else f"{value['value']:.3f}"
+    if value.get("low") is not None:
+        told += f" [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{told} over {value['sources']} sources" if "sources" in value else told
 
 
 def _write_folder(probe: Probe, folder: Path) -> Path:

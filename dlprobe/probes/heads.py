@@ -149,20 +149,21 @@ def edge_of_grid(chosen: HeadSpec, grid: Iterable[HeadSpec]) -> list[str]:
     chosen : HeadSpec
         The head that a selection picked.
     grid : iterable of HeadSpec
-        All heads it was picked from; those of other schemes and objectives do not count.
+        All heads it was picked from; those of other schemes, objectives and layers do not count.
 
     Returns
     -------
     list of str
-        One sentence for each setting; empty inside the grid, or where a setting was not varied. A weight decay of 0
-        is no edge: there is nothing below it.
+        One sentence for each setting; empty inside the grid, or where fewer than three values were tried, of which
+        every one is at an edge. A weight decay of 0 is no edge: there is nothing below it.
     """
-    rivals = [head for head in grid if (head.scheme, head.objective) == (chosen.scheme, chosen.objective)]
+    kind = (chosen.scheme, chosen.objective, chosen.layer)
+    rivals = [head for head in grid if (head.scheme, head.objective, head.layer) == kind]
     found = []
     for name in ("learning_rate", "weight_decay"):
         values = sorted({getattr(head, name) for head in rivals})
         value = getattr(chosen, name)
-        if len(values) > 1 and value in (values[0], values[-1]) and value > 0:
+        if len(values) > 2 and value in (values[0], values[-1]) and value > 0:
             side = "smallest" if value == values[0] else "largest"
             found.append(f"{name} {value:g} is the {side} of the grid ({values[0]:g} to {values[-1]:g}); widen it")
     return found

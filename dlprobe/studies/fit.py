@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from dlprobe.data import SCHEMES
+from dlprobe.data.labels import CLASSES
+from dlprobe.data.provenance import Provenance
 from dlprobe.probes import Probe, make_card
+from dlprobe.spec import canonical_json, fingerprint
+from dlprobe.studies.fitting.calibration import BEST_F1, calibrate, promise_text, score_of
+from dlprobe.studies.fitting.census import require_scorable
+from dlprobe.studies.fitting.methods.base import Task
 from dlprobe.studies.fitting.pool import open_pools
 from dlprobe.studies.fitting.scoring import score_images
-from dlprobe.studies.fitting.selection import select_dice, select_logistic
+from dlprobe.studies.fitting.selection import select
 from dlprobe.studies.fitting.settings import FitSettings
 from dlprobe.studies.fitting.splits import assign
-from dlprobe.studies.results import compare, losses_to_everything, overview, summarise
-from dlprobe.studies.runs import prepare_run, settings_record, write_run
+from dlprobe.studies.results import (
+    AUTHENTIC_VARIANTS,
+    FAKE_VARIANTS,
+    compare,
+    flagged_rows,
+    losses_to_everything,
+    overview,
+    side_by_side,
+    summarise,
+)
+from dlprobe.studies.runs import desk, prepare_run, settings_record, texts_of, write_run
 
 if TYPE_CHECKING:
     import os
@@ -26,6 +41,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dlprobe.metrics import Guarantee
+    from dlprobe.studies.fitting.calibration import ThresholdPolicy
     from dlprobe.studies.fitting.pool import CachePool
     from dlprobe.studies.fitting.scoring import Column
     from dlprobe.studies.fitting.selection import Selection
@@ -49,7 +66,7 @@ class FitResult:
         Scores of every tested image.
     probes : dict of str to Probe
         By their path below ``probes``, without ending: ``<model>/<method>-<scheme>`` for new images, and
-        ``<model>/folds/<method>-<scheme>-<fold>``.
+        ``<model>/folds/<method>-<scheme>-<fold>``, further seeds with ``-seed<seed>`` at the end.
     notes : list of str
         What a reader must know: the split, edges of the grid, kinds lost to marking everything.
     """
@@ -68,10 +85,13 @@ class FitResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ModelFit:
+    name: str
+    pool: CachePool
+    assignment: Assignment
+    selection: Selection
+    promises: dict[int, Guarantee]
     images: pd.DataFrame
-    probes: dict[str, Probe]
     notes: list[str]
-    record: dict[str, Any]
 
 
 def fit_caches(
@@ -91,13 +111,14 @@ def fit_caches(
     caches : sequence of path
         Complete caches.
     out : path
-        Folder of the run; an earlier run there is replaced.
+        Folder of the run; what an earlier run wrote there is replaced, and nothing else. An interrupted fit goes on
+        from its last epoch when it is asked for again, to the same result.
     test : sequence of path
         Caches of data sets that are tested only; their sources are left out of training.
     settings : FitSettings, optional
         Defaults otherwise.
     progress : callable, optional
-        Called with the steps done and in all, for each model anew.
+        Called with the steps done and in all, for each stream anew.
 
     Returns
     -------
@@ -107,29 +128,53 @@ def fit_caches(
     ------
     OutputError
         If `out` exists and is no run.
-    CacheError, DataError, ProbeError, RegistryError
-        If caches, splits, schemes or the grid do not allow a fit.
+    CacheError, DataError, ProbeError, MetricError
+        If caches, splits, schemes, the grid or the policy do not allow a fit.
     """
     chosen = settings or FitSettings()
-    for scheme in chosen.schemes:
-        SCHEMES[scheme]  # raises with the nearest names
     target = prepare_run(out)
     pools = open_pools(caches, test)
-    fits = {
-        name: _fit_model(name, pool, is_test, chosen, progress)
-        for name, (pool, is_test) in zip(_names([pool for pool, _ in pools]), pools, strict=True)
-    }
-    images = pd.concat([fit.images for fit in fits.values()], ignore_index=True)
-    results, comparisons = summarise(images, chosen.seed), compare(images, chosen.seed)
-    probes = {name: probe for fit in fits.values() for name, probe in fit.probes.items()}
-    notes = [f"{name}: {note}" for name, fit in fits.items() for note in fit.notes] + losses_to_everything(comparisons)
+    names = _names([pool for pool, _ in pools])
+    with desk(target, _identity(pools, chosen)) as place:
+        fits = [
+            _fit_model(name, pool, is_test, settings=chosen, place=place, progress=progress)
+            for name, (pool, is_test) in zip(names, pools, strict=True)
+        ]
+        return _publish(target, fits, chosen)
+
+
+def _publish(target: Path, fits: Sequence[_ModelFit], settings: FitSettings) -> FitResult:
+    """Make the tables and the cards, and write the run."""
+    images = pd.concat([fit.images for fit in fits], ignore_index=True)
+    comparisons = compare(images, settings.seed)
+    text = canonical_json(settings_record(settings))
+    scores = summarise(images, settings.seed).assign(flag="")
+    results = pd.concat(
+        [scores, *(flagged_rows(fit.name, fit.selection.flags) for fit in fits)], ignore_index=True
+    ).assign(threshold_policy=settings.threshold_policy, settings=text)
+    origins = pd.DataFrame([{"model": fit.name, **_fingerprints(fit.pool)} for fit in fits])
+    results = results.merge(origins, on="model", how="left")
+    comparisons = comparisons.merge(origins, on="model", how="left").assign(settings=text)
+    probes = {path: probe for fit in fits for path, probe in _probes(fit, settings, results).items()}
+    notes = [f"{fit.name}: {note}" for fit in fits for note in fit.notes] + losses_to_everything(comparisons)
     record = {
-        "settings": settings_record(chosen),
-        "models": {name: fit.record for name, fit in fits.items()},
+        "settings": settings_record(settings),
+        "models": {fit.name: _record(fit.pool, fit.assignment) for fit in fits},
         "notes": notes,
     }
     tables = {"results": results, "comparisons": comparisons, "images": images}
-    write_run(target, record, tables, probes, overview(results))
+    below = [
+        *notes,
+        f"settings: {text}",
+        *(f"{key}: {value}" for row in origins.to_dict("records") for key, value in row.items()),
+    ]
+    write_run(
+        target,
+        record,
+        tables,
+        texts_of({"results": overview(results), "comparisons": side_by_side(comparisons)}, below),
+        probes,
+    )
     return FitResult(target, results, comparisons, images, probes, notes)
 
 
@@ -137,63 +182,117 @@ def _fit_model(
     name: str,
     pool: CachePool,
     is_test: NDArray[np.bool_],
+    *,
     settings: FitSettings,
+    place: Path,
     progress: Callable[[int, int], None] | None,
 ) -> _ModelFit:
+    policy = settings.policy
     assignment = assign(
         pool.windows,
         kept=pool.kept,
         n_folds=settings.n_folds,
         hold_out=settings.hold_out,
         test=is_test,
+        calibration=policy.sources_needed,
         seed=settings.seed,
     )
-    dice = select_dice(pool, assignment, settings, progress)
-    logistic = select_logistic(pool, assignment, settings)
-    images = score_images(pool, assignment, [*dice.tested, *logistic.tested])
-    probes = {}
-    for selection in (dice, logistic):
-        for column in (*selection.final, *selection.tested):
-            path = f"{column.method}-{column.scheme}"
-            path = path if column.fold < 0 else f"{FOLDS_FOLDER}/{path}-{column.fold}"
-            probes[f"{slug(name)}/{path}"] = _probe(pool, assignment, settings, selection, column)
-    return _ModelFit(
-        images.assign(model=name),
-        probes,
-        [f"split: {assignment.description}", *dice.notes, *logistic.notes],
-        _record(pool, assignment),
-    )
+    require_scorable(pool, assignment)
+    mine = place / slug(name)
+    mine.mkdir(exist_ok=True)
+    moments = pool.group_moments(assignment.groups)
+    selection = select(Task(pool, assignment, settings, moments, mine, progress))
+    promises: dict[int, Guarantee] = {}
+    if policy.kind != BEST_F1:
+        selection, promises = _promised(pool, assignment, selection, policy)
+    images = score_images(pool, assignment, selection.tested).assign(model=name)
+    notes = [f"split: {assignment.description}", *selection.notes]
+    return _ModelFit(name, pool, assignment, selection, promises, images, notes)
 
 
-def _probe(
-    pool: CachePool, assignment: Assignment, settings: FitSettings, selection: Selection, column: Column
-) -> Probe:
-    fold = assignment.folds[max(column.fold, 0)]
-    trained = assignment.final if column.fold < 0 else fold.train
-    sources = pool.windows["source_id"][np.isin(assignment.groups, trained) & pool.kept]
-    over_folds = column.fold < 0 and len(assignment.folds) > 1
-    policy = "best pooled F1 on the patches of validation images" + (", median over folds" if over_folds else "")
+def _promised(
+    pool: CachePool, assignment: Assignment, selection: Selection, policy: ThresholdPolicy
+) -> tuple[Selection, dict[int, Guarantee]]:
+    """Give every chosen column the threshold that keeps the promise; return these by the columns' identity."""
+    columns = [*selection.tested, *selection.final]
+    found = calibrate(pool, assignment, columns, policy)
+    done = [replace(column, promised=each.threshold) for column, each in zip(columns, found, strict=True)]
+    n = len(selection.tested)
+    promises = {id(column): each for column, each in zip(done, found, strict=True)}
+    return replace(selection, tested=done[:n], final=done[n:]), promises
+
+
+def _probes(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame) -> dict[str, Probe]:
+    """Return the probes of a model by their path: one for new images, and one for each fold and seed."""
+    found = {}
+    for column in (*fit.selection.final, *fit.selection.tested):
+        if column.nearest is not None:
+            continue
+        path = f"{column.method}-{column.scheme}"
+        if column.fold >= 0:
+            path = f"{FOLDS_FOLDER}/{path}-{column.fold}"
+            path += f"-seed{column.seed}" if column.seed != settings.seed else ""
+        found[f"{slug(fit.name)}/{path}"] = _probe(fit, settings, results, column)
+    return found
+
+
+def _probe(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame, column: Column) -> Probe:
+    pool, assignment = fit.pool, fit.assignment
+    trained = assignment.final if column.fold < 0 else assignment.folds[column.fold].train
+    sources = sorted(pool.windows["source_id"][np.isin(assignment.groups, trained) & pool.kept].unique())
+    promise = fit.promises.get(id(column))
+    policy = promise_text(promise) if promise else "best pooled F1 on the patches of validation images"
+    if not promise and column.fold < 0 and len(assignment.folds) > 1:
+        policy += ", median over folds"
+    metrics: dict[str, Any] = {"validation_best_f1@patch": _finite(column.f1)}
+    if column.fold < 0:
+        metrics |= _test_metrics(results, fit.name, column)
     origin = pool.caches[0].origin
+    identity = {**_fingerprints(pool), "split": assignment.description, "train_sources": sources}
     card = make_card(
         model=pool.model_spec,
         scheme=column.scheme,
-        objective="dice-batch" if column.method == "dice" else "logistic",
-        classes=["INPAINTED"],
-        threshold=float(1 / (1 + np.exp(-column.threshold))),
+        objective=column.objective,
+        classes=[kind.name for kind in CLASSES] if column.weights.ndim == 2 else [Provenance.INPAINTED.name],
+        threshold=score_of(column.threshold if promise is None else promise.threshold),
         threshold_policy=policy,
-        metrics={"validation_best_f1@patch": _finite(selection.validation_f1[column.method, column.scheme])},
+        metrics=metrics,
         data={
             "cache_fingerprints": [cache.cache_spec.fingerprint for cache in pool.caches],
+            "manifest_sha256": [cache.cache_spec.manifest_sha256 for cache in pool.caches],
+            "data_fingerprint": fingerprint(identity),
             "split": assignment.description,
-            "train_sources": sorted(sources.unique()),
+            "train_sources": sources,
             "held_out_generators": list(settings.hold_out),
         },
         notes=[f"licence of the backbone: {origin['licence']}", f"backbone trained on: {origin['trained_on']}"],
         method=column.method,
         setting=column.setting,
+        seed=column.seed,
         weights=origin["weights"],
+        guarantee=None if promise is None else promise._replace(threshold=score_of(promise.threshold))._asdict(),
     )
-    return Probe(column.weights[None].astype(np.float64), np.array([column.bias]), card)
+    weights = np.atleast_2d(column.weights).astype(np.float64)
+    return Probe(weights, np.atleast_1d(np.asarray(column.bias, np.float64)), card)
+
+
+def _test_metrics(results: pd.DataFrame, model: str, column: Column) -> dict[str, Any]:
+    """Return what the table says of a probe's row: of the probe itself, or of its setting over nested folds."""
+    rows = results[
+        (results["model"] == model)
+        & (results["method"] == column.method)
+        & (results["scheme"] == column.scheme)
+        & results["kind"].isin([*FAKE_VARIANTS, *AUTHENTIC_VARIANTS])
+    ]
+    return {
+        f"{row.kind} {row.metric}": {
+            "value": _finite(row.value),
+            "low": _finite(row.low),
+            "high": _finite(row.high),
+            "sources": int(row.n_sources),
+        }
+        for row in rows.itertuples()
+    }
 
 
 def _record(pool: CachePool, assignment: Assignment) -> dict[str, Any]:
@@ -208,6 +307,22 @@ def _record(pool: CachePool, assignment: Assignment) -> dict[str, Any]:
         "split": assignment.description,
         "folds": [{"train": fold.train, "val": fold.val, "test": fold.test} for fold in assignment.folds],
     }
+
+
+def _fingerprints(pool: CachePool) -> dict[str, str]:
+    """Return model, caches and manifests of a pool as columns of a table."""
+    return {
+        "model_fingerprint": pool.model_spec.fingerprint,
+        "cache_fingerprint": " ".join(cache.cache_spec.fingerprint for cache in pool.caches),
+        "manifest_sha256": " ".join(cache.cache_spec.manifest_sha256 for cache in pool.caches),
+    }
+
+
+def _identity(pools: Sequence[tuple[CachePool, NDArray[np.bool_]]], settings: FitSettings) -> str:
+    """Return the fingerprint of all that determines a fit."""
+    windows = [hashlib.sha256(pool.kept.tobytes() + is_test.tobytes()).hexdigest() for pool, is_test in pools]
+    caches = [_fingerprints(pool) for pool, _ in pools]
+    return fingerprint({"settings": settings_record(settings), "caches": caches, "windows": windows})
 
 
 def _names(pools: Sequence[CachePool]) -> list[str]:

@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dlprobe.data.labels import TRUTH_SCHEME
-from dlprobe.metrics import bootstrap_mean, holm, paired_difference, source_means
+from dlprobe.metrics import bootstrap_mean, holm, paired_difference, seed_spread, source_means
+from dlprobe.studies.fitting.scoring import EVERYTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: Variants with a region to find, and variants that must stay unmarked.
 FAKE_VARIANTS = ("sp", "fr")
 AUTHENTIC_VARIANTS = ("real", "ae", "aesp")
-FAKE_METRICS = ("iou", "f1", "ap", "iou_val", "f1_val", "iou_own")
-AUTHENTIC_METRICS = ("false_area", "flagged", "false_area_val", "flagged_val")
+FAKE_METRICS = ("iou", "f1", "ap", "iou_val", "f1_val", "iou_own", "iou_promised", "f1_promised")
+AUTHENTIC_METRICS = (
+    "false_area",
+    "flagged",
+    "false_area_val",
+    "flagged_val",
+    "false_area_promised",
+    "flagged_promised",
+)
+#: The method that comparisons are about, if it was fitted.
+MAIN_METHOD = "dice"
 #: What identifies a row of scores beside its kind.
 METHOD_KEY = ["model", "method", "scheme"]
 
@@ -47,13 +57,17 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     -------
     DataFrame
         One row per kind, model, method, scheme and metric: ``value``, ``low``, ``high`` (NaN below 8 sources),
-        ``n_sources``, ``n_images``, and ``everything``, what marking all patches gets there.
+        ``n_sources``, ``n_images``, and ``everything``, what marking all patches gets there. With several seeds the
+        value and its interval are those of the mean over seeds of each source; ``seeds`` is their number, ``seed_sd``
+        their spread (see `dlprobe.metrics.SeedSpread`) and ``sampling_error`` that of sources, both NaN with one seed.
     """
     records = []
     for kind, rows in kinds(images):
         fake = rows["variant"].iloc[0] in FAKE_VARIANTS
         for metric in FAKE_METRICS if fake else AUTHENTIC_METRICS:
-            baseline = _mean(rows[rows["method"] == "everything"], metric)
+            if metric not in rows:
+                continue
+            baseline = _mean(rows[rows["method"] == EVERYTHING], metric)
             for key, part in rows.groupby(METHOD_KEY, sort=False):
                 interval = bootstrap_mean(_by_source(part, metric), seed=seed, bounds=(0, 1))
                 records.append(
@@ -65,8 +79,9 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                         "low": interval.low,
                         "high": interval.high,
                         "n_sources": interval.n,
-                        "n_images": int(part[metric].notna().sum()),
+                        "n_images": part.loc[part[metric].notna(), ["dataset", "path"]].drop_duplicates().shape[0],
                         "everything": baseline,
+                        **_spread(part, metric),
                         "setting": _settings(part),
                     }
                 )
@@ -87,31 +102,34 @@ class Comparison:
 def planned_comparisons(images: pd.DataFrame) -> list[Comparison]:
     """Return the comparisons of a run, fixed before any score is looked at.
 
-    Each Dice probe against marking everything (IoU on each kind of fake); Dice against logistic (IoU on ``sp`` and
-    ``fr``); each pair of schemes (false area on ``ae``, IoU on ``sp`` and ``fr``); each pair of models under the scheme
-    of the truth (IoU and AP on each variant).
+    Each Dice probe against marking everything (IoU on each kind of fake); Dice against every other method (IoU on
+    ``sp`` and ``fr``); each pair of schemes (false area on ``ae``, IoU on ``sp`` and ``fr``); each pair of models under
+    the scheme of the truth (IoU and AP on each variant). Where no head was fitted by Dice, the first method stands for
+    it.
     """
     rows = images[METHOD_KEY].drop_duplicates()
     models = list(dict.fromkeys(rows["model"]))
-    schemes = [s for s in dict.fromkeys(rows["scheme"]) if s]
+    others = [method for method in dict.fromkeys(rows["method"]) if method != EVERYTHING]
+    main = MAIN_METHOD if MAIN_METHOD in others else others[0]
+    others.remove(main)
+    schemes = list(dict.fromkeys(rows.loc[rows["method"] == main, "scheme"]))
     fakes = [kind for kind, part in kinds(images) if part["variant"].iloc[0] in FAKE_VARIANTS]
     variants = [variant for variant in FAKE_VARIANTS if (images["variant"] == variant).any()]
     head = TRUTH_SCHEME if TRUTH_SCHEME in schemes else schemes[0]
     plan: list[Comparison] = []
     for model in models:
-        dice = (model, "dice", head)
-        everything = (model, "everything", "")
-        plan += [Comparison("dice - everything", everything, dice, kind, "iou") for kind in fakes]
-        logistic = (model, "logistic", head)
-        plan += [Comparison("dice - logistic", logistic, dice, kind, "iou") for kind in variants]
+        right = (model, main, head)
+        plan += [Comparison(f"{main} - {EVERYTHING}", (model, EVERYTHING, ""), right, kind, "iou") for kind in fakes]
+        for method in others:
+            plan += [Comparison(f"{main} - {method}", (model, method, head), right, kind, "iou") for kind in variants]
         for one, other in combinations(schemes, 2):
-            left, right = (model, "dice", one), (model, "dice", other)
+            left, right = (model, main, one), (model, main, other)
             name = f"{other} - {one}"
             plan += [Comparison(name, left, right, kind, "iou") for kind in variants]
             if (images["variant"] == "ae").any():
                 plan.append(Comparison(name, left, right, "ae", "false_area"))
     for one, other in combinations(models, 2):
-        left, right = (other, "dice", head), (one, "dice", head)
+        left, right = (other, main, head), (one, main, head)
         plan += [Comparison(f"{one} - {other}", left, right, kind, m) for kind in variants for m in ("iou", "ap")]
     return plan
 
@@ -168,11 +186,31 @@ def overview(results: pd.DataFrame) -> pd.DataFrame:
             "sources": int(part["n_sources"].max()),
             "everything": f"{first['everything']:.3f}",
         }
-        for cell in part[part["method"] != "everything"].itertuples():
+        for cell in part[part["method"] != EVERYTHING].itertuples():
             name = f"{cell.method} {cell.scheme}"
             row[f"{cell.model}: {name}" if several else name] = with_interval(cell.value, cell.low, cell.high)
         rows.append(row)
     return pd.DataFrame.from_records(rows).fillna("")
+
+
+def side_by_side(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons as people read them: differences with their intervals, p as it is and after Holm."""
+    if comparisons.empty:
+        return comparisons
+    told = comparisons[["comparison", "model", "kind", "metric"]].copy()
+    ends = zip(comparisons["difference"], comparisons["low"], comparisons["high"], strict=True)
+    told["difference"] = [with_interval(*each, signed=True) for each in ends]
+    return told.assign(
+        p=comparisons["p"].map("{:.4f}".format),
+        p_holm=comparisons["p_holm"].map("{:.4f}".format),
+        sources=comparisons["n_sources"],
+    )
+
+
+def flagged_rows(model: str, flags: Mapping[tuple[str, str], str]) -> pd.DataFrame:
+    """Return one row of the results, without any score, for each method and scheme that could not be fitted."""
+    rows = [{"model": model, "method": m, "scheme": s, "n_sources": 0, "flag": why} for (m, s), why in flags.items()]
+    return pd.DataFrame.from_records(rows).assign(kind="", metric="", setting="") if rows else pd.DataFrame()
 
 
 def losses_to_everything(comparisons: pd.DataFrame) -> list[str]:
@@ -182,7 +220,7 @@ def losses_to_everything(comparisons: pd.DataFrame) -> list[str]:
     """
     if comparisons.empty:
         return []
-    against = comparisons[(comparisons["comparison"] == "dice - everything") & comparisons["low"].notna()]
+    against = comparisons[comparisons["comparison"].str.endswith(f" - {EVERYTHING}") & comparisons["low"].notna()]
     lost = against[against["low"] <= 0]
     return [
         f"{model}: does not surely beat marking everything on "
@@ -209,6 +247,19 @@ def _mean(rows: pd.DataFrame, metric: str) -> float:
     first = rows[rows["model"] == rows["model"].iloc[0]] if len(rows) else rows
     values = [value for value in _by_source(first, metric).values() if value == value]  # noqa: PLR0124 (drops NaN)
     return sum(values) / len(values) if values else float("nan")
+
+
+def _spread(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return the number of seeds, their spread and that of sources."""
+    seeds = list(dict.fromkeys(rows["seed"])) if "seed" in rows else [0]
+    nothing = {"seeds": len(seeds), "seed_sd": float("nan"), "sampling_error": float("nan")}
+    if len(seeds) < 2:
+        return nothing
+    table = pd.DataFrame({seed: _by_source(rows[rows["seed"] == seed], metric) for seed in seeds}).dropna()
+    if len(table) < 2:
+        return nothing
+    found = seed_spread(table.to_numpy().T)
+    return {"seeds": found.seeds, "seed_sd": found.seed_sd, "sampling_error": found.sampling_error}
 
 
 def _settings(rows: pd.DataFrame) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,17 +15,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dlprobe.errors import OutputError
+from dlprobe.errors import DlprobeError, OutputError
 from dlprobe.publish import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dlprobe.probes import Probe
 
 RUN_NAME = "run.json"
 SCHEMA = {"kind": "dlprobe-run", "version": 1}
 TABLES = ("results", "comparisons", "images")
+#: Folder, within that of the run to be, of what an interrupted fit goes on from.
+DESK_NAME = ".dlprobe-fit"
+#: Made from a run, and wrong once the run is another.
+_DERIVED = ("report.html",)
+_TEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 _LIBRARIES = ("dlprobe", "numpy", "scikit-learn", "torch", "zarr")
 
 
@@ -56,21 +67,53 @@ def prepare_run(out: str | os.PathLike[str]) -> Path:
     if target.is_mount():
         msg = f"{target} is a mount point, which cannot be replaced in one step; give a folder below it"
         raise OutputError(msg)
-    empty = target.is_dir() and not any(target.iterdir())
+    empty = target.is_dir() and not {path.name for path in target.iterdir()} - {DESK_NAME}
     if target.exists() and not empty and not (target / RUN_NAME).is_file():
         msg = f"{target} exists and is no run of dlprobe; give another output folder"
         raise OutputError(msg)
     return target
 
 
+@contextmanager
+def desk(target: Path, identity: str) -> Iterator[Path]:
+    """Yield a folder for what an interrupted fit goes on from; of another fit nothing is left there.
+
+    It stays if the fit is interrupted or fails by surprise, and goes if it ends or cannot be done at all.
+
+    Parameters
+    ----------
+    target : Path
+        As `prepare_run` returned it; it is made, and removed again if nothing else comes into it.
+    identity : str
+        Fingerprint of all that determines the fit.
+    """
+    place = target / DESK_NAME
+    mine = place / identity[:16]
+    if place.is_dir() and not mine.is_dir():
+        shutil.rmtree(place)
+    mine.mkdir(parents=True, exist_ok=True)
+    try:
+        yield mine
+    except DlprobeError:
+        _clear(place)
+        raise
+    _clear(place)
+
+
+def _clear(place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    with suppress(OSError):
+        place.parent.rmdir()  # only if it is empty
+
+
 def write_run(
     target: Path,
     record: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
+    texts: Mapping[str, str],
     probes: Mapping[str, Probe],
-    overview: pd.DataFrame,
 ) -> None:
-    """Write a run's folder, whole or not at all.
+    """Write a run's folder, whole or not at all; what somebody else put there stays.
 
     Parameters
     ----------
@@ -80,10 +123,10 @@ def write_run(
         Settings, identities and notes, ready for JSON.
     tables : mapping of str to DataFrame
         Each is written as Parquet and CSV.
+    texts : mapping of str to str
+        Further files by name.
     probes : mapping of str to Probe
         By their path below ``probes``, without ending.
-    overview : DataFrame
-        Written as ``results.md``.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with publish(target) as scratch:
@@ -91,13 +134,45 @@ def write_run(
         for name, table in tables.items():
             table.to_parquet(scratch / f"{name}.parquet", index=False)
             table.to_csv(scratch / f"{name}.csv", index=False)
-        (scratch / "results.md").write_text(markdown(overview) + "\n")
+        for name, text in texts.items():
+            (scratch / name).write_text(text, encoding="utf-8")
         for name, probe in probes.items():
             path = scratch / "probes" / f"{name}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             probe.save(path)
-        whole = {"schema": SCHEMA, **record, "software": software()}
+        files = sorted(path.relative_to(scratch).as_posix() for path in scratch.rglob("*") if path.is_file())
+        whole = {"schema": SCHEMA, **record, "software": software(), "files": [*files, RUN_NAME]}
         (scratch / RUN_NAME).write_text(json.dumps(whole, indent=2, default=_plain) + "\n")
+        if target.is_dir():
+            _keep_what_is_not_ours(target, scratch)
+
+
+def _keep_what_is_not_ours(old: Path, new: Path) -> None:
+    """Carry over files that no fit wrote; where a new one has the name, under that name and ``.kept``."""
+    try:
+        ours = {*json.loads((old / RUN_NAME).read_text())["files"], *_DERIVED}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set(_DERIVED)
+    for folder, folders, names in os.walk(old):
+        if Path(folder) == old and DESK_NAME in folders:
+            folders.remove(DESK_NAME)
+        place = new / Path(folder).relative_to(old)
+        if not folders and not names:
+            place.mkdir(parents=True, exist_ok=True)
+        for name in [*names, *(name for name in folders if (Path(folder) / name).is_symlink())]:
+            source = Path(folder) / name
+            if source.relative_to(old).as_posix() in ours:
+                continue
+            place.mkdir(parents=True, exist_ok=True)
+            goal = place / name
+            _link(source, goal if not goal.exists() else goal.with_name(f"{name}.kept"))
+
+
+def _link(source: Path, goal: Path) -> None:
+    try:
+        os.link(source, goal, follow_symlinks=False)
+    except OSError:  # no links on this file system
+        shutil.copy2(source, goal, follow_symlinks=False)
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -129,10 +204,32 @@ def settings_record(settings: Any) -> dict[str, Any]:
     return dict(asdict(settings))
 
 
+def texts_of(tables: Mapping[str, pd.DataFrame], below: Sequence[str]) -> dict[str, str]:
+    """Return tables as files in Markdown and LaTeX, with lines below that say what determined them."""
+    found = {}
+    for name, table in tables.items():
+        found[f"{name}.md"] = "\n".join([markdown(table), "", *(f"- {line}" for line in below), ""])
+        found[f"{name}.tex"] = "\n".join([latex(table), *(f"% {line}" for line in below), ""])
+    return found
+
+
 def markdown(table: pd.DataFrame) -> str:
     """Return a table in Markdown."""
     lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def latex(table: pd.DataFrame) -> str:
+    """Return a table in LaTeX, for the package booktabs."""
+    header, *rows = [
+        " & ".join(_tex(cell) for cell in line) + r" \\" for line in [list(table.columns), *table.to_numpy().tolist()]
+    ]
+    begin = rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}"
+    return "\n".join([begin, r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"])
+
+
+def _tex(cell: object) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in str(cell))
 
 
 def _plain(value: object) -> object:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dlprobe.data import SCHEMES, LabelScheme, Provenance, label_patches, patch_coverage
+from dlprobe.data.labels import positive_patches
 from dlprobe.errors import DataError, RegistryError
 
 P, A, I, V = (Provenance.PRISTINE, Provenance.AUTOENCODED, Provenance.INPAINTED, Provenance.VOID)  # noqa: E741
@@ -66,6 +67,7 @@ def test_coverage_refuses(regions, patch, words):
 
 
 #       P    A    I    V      pristine  fake  ignored
+BINARY = sorted(set(SCHEMES) - {"three-class"})
 TRUTH = [
     ([255, 0, 0, 0], 0, 0, 0),
     ([0, 255, 0, 0], 0, 1, -1),
@@ -91,9 +93,26 @@ def test_schemes_against_the_truth_table(coverage, pristine, fake, ignored):
     assert label_patches(patch, "autoencoded-pristine") == pristine
     assert label_patches(patch, "autoencoded-fake") == fake
     assert label_patches(patch, "autoencoded-ignored") == ignored
+    for name in BINARY:
+        assert positive_patches(label_patches(patch, name), name) == (label_patches(patch, name) == 1)
 
 
-@pytest.mark.parametrize("name", list(SCHEMES))
+@pytest.mark.parametrize(("coverage", "pristine"), [row[:2] for row in TRUTH])
+def test_classes_are_the_truth_where_inpainted_and_the_larger_of_the_others_elsewhere(coverage, pristine):
+    patch = np.array(coverage, np.uint8)
+    found = label_patches(patch, "three-class")
+    expected = 2 if pristine == 1 else -1 if pristine == -1 else int(coverage[1] >= coverage[0])
+    assert found == expected
+    assert found.dtype == np.int8
+    assert positive_patches(found, "three-class") == (pristine == 1)
+
+
+def test_classes_have_no_positive_share():
+    with pytest.raises(DataError, match="gives each patch a class"):
+        label_patches(np.zeros(4, np.uint8), "three-class", soft=True)
+
+
+@pytest.mark.parametrize("name", BINARY)
 @given(region_maps)
 @settings(deadline=None)
 def test_labels_against_a_loop(name, regions):

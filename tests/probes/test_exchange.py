@@ -19,7 +19,7 @@ def probe(k=1, scale=1.0):
         classes=[f"class {i}" for i in range(k)],
         threshold=0.25,
         threshold_policy="best F1 on validation",
-        metrics={"f1": 0.5},
+        metrics={"f1": 0.5, "sp iou": {"value": 0.4321, "low": 0.4, "high": 0.5, "sources": 12}},
         notes=["Trained on photographs under CC BY 2.0."],
     )
     return Probe((scale * rng.normal(size=(k, 10))).astype(np.float32), rng.normal(size=k).astype(np.float32), card)
@@ -69,7 +69,14 @@ def test_a_folder_holds_the_probe_and_its_page(tmp_path):
     np.testing.assert_array_equal(pull(place).weights, probe().weights)
     text = (tmp_path / "out" / "README.md").read_text()
     assert text == page(probe())
-    for phrase in ("autoencoded-pristine", "0.25 (best F1 on validation)", "CC BY 2.0", "without an identity"):
+    for phrase in (
+        "autoencoded-pristine",
+        "0.25 (best F1 on validation)",
+        "CC BY 2.0",
+        "without an identity",
+        "- f1: 0.5",
+        "0.432 [0.400, 0.500] over 12",
+    ):
         assert phrase in text
     push(probe(), place)  # again, into the same folder
     with pytest.raises(OutputError, match="its parent does not exist"):

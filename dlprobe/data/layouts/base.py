@@ -28,6 +28,7 @@ SPLIT_NAMES = {
     "validation": "val",
     "test": "test",
     "testing": "test",
+    "calibration": "calibration",
 }
 
 #: COCO's own file names, of 2017 and of 2014.

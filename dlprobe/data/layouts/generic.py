@@ -54,9 +54,8 @@ def _row(number: int, values: dict[str, str], dataset: str) -> Record | Reject:
     values["mask"] = _posix(values.get("mask", ""))
     split = values.get("split", "")
     if split.lower() not in SPLIT_NAMES:
-        return Reject(
-            values["path"], f"no split {split!r}; write train, val or test, or leave it empty", "unknown-split"
-        )
+        choice = "train, val, test or calibration, or leave it empty"
+        return Reject(values["path"], f"no split {split!r}; write {choice}", "unknown-split")
     values["split"] = SPLIT_NAMES[split.lower()]
     values["source_id"] = values.get("source_id") or PurePosixPath(values["path"]).stem
     values["dataset"] = values.get("dataset") or dataset

@@ -90,6 +90,7 @@ def stream_logistic(
     C: float = 1.0,
     tolerance: float = 1e-9,
     max_iterations: int = 100,
+    start: LogisticSolution | None = None,
 ) -> LogisticSolution:
     """Fit a logistic regression exactly, reading the rows once per iteration.
 
@@ -109,6 +110,8 @@ def stream_logistic(
         Stops when the largest absolute component of the gradient of the mean loss is below it.
     max_iterations : int
         Newton steps at most; stopping there leaves `converged` False.
+    start : LogisticSolution, optional
+        Solution of a problem near this one, such as at another C, from which to begin; zeros otherwise.
 
     Returns
     -------
@@ -122,7 +125,8 @@ def stream_logistic(
     if C <= 0:
         msg = f"C is {C}; the inverse of the penalty must be above 0"
         raise ProbeError(msg)
-    return _Newton(rows, width, C).solve(tolerance, max_iterations)
+    point = np.zeros(width + 1) if start is None else np.append(start.weights, start.bias)
+    return _Newton(rows, width, C).solve(point, tolerance, max_iterations)
 
 
 class _Pass(NamedTuple):
@@ -147,8 +151,7 @@ class _Newton:
         self.hessian = np.zeros((width + 1, width + 1))
         self.passes = 0
 
-    def solve(self, tolerance: float, max_iterations: int) -> LogisticSolution:
-        point = np.zeros(self.width + 1)
+    def solve(self, point: NDArray[np.float64], tolerance: float, max_iterations: int) -> LogisticSolution:
         now = self._read(point, np.zeros_like(point), curvature=True)
         loss, iterations, shrink = now.losses[0], 0, 1.0
         while (size := np.abs(now.gradient).max()) > tolerance and iterations < max_iterations:

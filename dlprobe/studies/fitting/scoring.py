@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 
 from dlprobe.data import label_patches
-from dlprobe.data.labels import IGNORE, TRUTH_SCHEME
+from dlprobe.data.labels import IGNORE, TRUTH_SCHEME, positive_patches
 from dlprobe.metrics import LogitHistogram, average_precision, best_f1_bounds, best_f1_thresholds, count, f1, iou
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from dlprobe.probes import NearestPatches
     from dlprobe.studies.fitting.pool import CachePool
     from dlprobe.studies.fitting.splits import Assignment
 
@@ -30,37 +32,102 @@ LOGIT_LIMIT = 13.0
 FLAGGED_SHARE = 0.01
 #: The logit at which the score is 0.5.
 HALF = 0.0
+#: The method that marks every patch.
+EVERYTHING = "everything"
+#: Columns that are validated in one reading: each takes half a megabyte.
+CHUNK_COLUMNS = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
-    """One linear map with one logit, bound to the fold whose tested groups it never saw.
+    """One map from a patch to a logit of INPAINTED, bound to the fold whose tested groups it never saw.
 
     Attributes
     ----------
     method : str
-        ``dice`` or ``logistic``.
+        ``dice`` for heads under ``dice-batch``, another objective's name, or a baseline's.
     scheme : str
         Labelling scheme that it was taught.
     fold : int
-        Number of its fold.
-    weights : ndarray of float64, shape (width,)
-        On raw embeddings.
-    bias : float
+        Number of its fold; -1 for the probe for new images.
+    weights : ndarray of float64, shape (width,), or (3, width) for three classes
+        On raw embeddings; empty for a map that is not linear.
+    bias : float, or ndarray of shape (3,)
         On raw embeddings.
     threshold : float
         Logit chosen on the fold's validation groups; NaN before that.
     setting : str
         What was chosen, for the table.
+    seed : int
+        Of the fit.
+    cell : hashable
+        What was chosen, for the fit on all groups; the same in all folds.
+    objective : str
+        What was minimised.
+    f1 : float
+        Best pooled F1 on the fold's validation groups, a mean over folds for the probe for new images.
+    promised : float
+        Logit threshold that keeps the promise of the run's policy; NaN without one.
+    nearest : NearestPatches, optional
+        In place of a linear map.
     """
 
     method: str
     scheme: str
     fold: int
     weights: NDArray[np.float64]
-    bias: float
+    bias: float | NDArray[np.float64]
     threshold: float = float("nan")
     setting: str = ""
+    seed: int = 0
+    cell: Hashable = None
+    objective: str = ""
+    f1: float = float("nan")
+    promised: float = float("nan")
+    nearest: NearestPatches | None = None
+
+
+class Stack:
+    """Columns as one function from embeddings to a logit of INPAINTED for each.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        Those with one logit, with three classes and without weights may be mixed.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = columns
+        linear = [(i, np.atleast_2d(column.weights)) for i, column in enumerate(columns) if column.nearest is None]
+        sizes = [len(weights) for _, weights in linear]
+        self._first = dict(zip((i for i, _ in linear), np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
+        if linear:
+            self._weights = np.concatenate([weights for _, weights in linear]).T.astype(np.float32)
+            self._bias = np.concatenate([np.atleast_1d(columns[i].bias) for i, _ in linear]).astype(np.float32)
+        self._plain = len(linear) == len(columns) and set(sizes) <= {1}
+
+    def __call__(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return logits, shape (..., columns), of embeddings, shape (..., width)."""
+        logits = embeddings.astype(np.float32) @ self._weights + self._bias if self._first else np.empty(0, np.float32)
+        if self._plain:
+            return np.asarray(logits, dtype=np.float32)
+        found = np.empty((*embeddings.shape[:-1], len(self._columns)), np.float32)
+        for i, column in enumerate(self._columns):
+            if column.nearest is not None:
+                shares = column.nearest.scores(embeddings.reshape(-1, embeddings.shape[-1]))
+                with np.errstate(divide="ignore"):
+                    found[..., i] = np.clip(logit(shares), -LOGIT_LIMIT, LOGIT_LIMIT).reshape(found.shape[:-1])
+            elif column.weights.ndim == 1:
+                found[..., i] = logits[..., self._first[i]]
+            else:
+                found[..., i] = inpainted_logit(logits[..., self._first[i] : self._first[i] + len(column.weights)])
+        return found
+
+
+def inpainted_logit(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log odds of INPAINTED, the last of the classes, from the logits of a softmax over all (..., 3)."""
+    rest = np.logaddexp.reduce(logits[..., :-1], axis=-1)
+    return np.asarray(logits[..., -1] - rest, dtype=np.float32)
 
 
 class Verdict(NamedTuple):
@@ -88,18 +155,25 @@ def validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column])
         In the order of `columns`. The F1 pools the patches of all validation images, authentic ones included, so that
         false alarms count.
     """
+    verdicts: list[Verdict] = []
+    for start in range(0, len(columns), CHUNK_COLUMNS):
+        verdicts += _validate(pool, assignment, columns[start : start + CHUNK_COLUMNS])
+    return verdicts
+
+
+def _validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column]) -> list[Verdict]:
     by_fold = _by_fold(columns)
     histograms = {fold: LogitHistogram(len(members)) for fold, members in by_fold.items()}
-    stacked = {fold: _stack([columns[i] for i in members]) for fold, members in by_fold.items()}
-    val = {group: n for n, fold in enumerate(assignment.folds) for group in fold.val}
-    selected = np.isin(assignment.groups, list(val)) & _clean(pool)
+    stacks = {fold: Stack([columns[i] for i in members]) for fold, members in by_fold.items()}
+    val = {group: fold for fold in by_fold if fold >= 0 for group in assignment.folds[fold].val}
+    selected = np.isin(assignment.groups, list(val)) & clean(pool)
     for block in pool.blocks(selected):
         truth = label_patches(block.coverage, TRUTH_SCHEME)
         folds = np.array([val[int(group)] for group in assignment.groups[block.windows]])
         for fold in np.unique(folds):
             here = folds == fold
             known = truth[here] != IGNORE
-            logits = _logits(block.embeddings[here], stacked[fold])[known]
+            logits = stacks[fold](block.embeddings[here])[known]
             histograms[fold].add(logits, truth[here][known] == 1)
     verdicts = [Verdict(float("nan"), HALF)] * len(columns)
     for fold, members in by_fold.items():
@@ -127,45 +201,52 @@ def score_images(pool: CachePool, assignment: Assignment, columns: Sequence[Colu
     DataFrame
         One row per image and column, and one per image for ``everything`` (all patches marked): identity of the image,
         ``share`` of INPAINTED patches, ``iou``, ``f1``, ``false_area`` and ``flagged`` at the score 0.5, the same with
-        the suffix ``_val`` at the threshold chosen on validation, ``ap``, and ``iou_own`` against the scheme's target.
+        the suffix ``_val`` at the threshold chosen on validation and ``_promised`` at the one that keeps a promise,
+        ``ap``, and ``iou_own`` against the scheme's target.
     """
     by_fold = _by_fold(columns)
-    stacked = {fold: _stack([columns[i] for i in members]) for fold, members in by_fold.items()}
+    stacks = {fold: Stack([columns[i] for i in members]) for fold, members in by_fold.items()}
     tested = {group: n for n, fold in enumerate(assignment.folds) for group in fold.test}
-    selected = np.isin(assignment.groups, list(tested)) & _clean(pool)
+    selected = np.isin(assignment.groups, list(tested)) & clean(pool)
     rows: list[dict[str, object]] = []
-    for image in _images(pool, selected):
+    for image in images_of(pool, selected):
         fold = tested[int(assignment.groups[image.windows[0]])]
-        logits = _logits(image.embeddings, stacked[fold])
+        if fold not in stacks:
+            continue
+        logits = stacks[fold](image.embeddings)
         info = _identity(pool, int(image.windows[0]), fold)
         rows.extend(_image_rows(info, logits, image.coverage, [columns[i] for i in by_fold[fold]]))
     return pd.DataFrame.from_records(rows)
 
 
 @dataclass(slots=True)
-class _Image:
+class WindowsOfImage:
+    """The windows of one image as they gather: their numbers, embeddings and coverage."""
+
     windows: list[int] = field(default_factory=list)
     parts: list[NDArray[np.floating]] = field(default_factory=list)
     covers: list[NDArray[np.uint8]] = field(default_factory=list)
 
     @property
     def embeddings(self) -> NDArray[np.floating]:
+        """Shape (windows, rows, cols, width)."""
         return np.concatenate(self.parts)
 
     @property
     def coverage(self) -> NDArray[np.uint8]:
+        """Shape (windows, rows, cols, 4)."""
         return np.concatenate(self.covers)
 
 
-def _images(pool: CachePool, selected: NDArray[np.bool_]) -> Iterator[_Image]:
+def images_of(pool: CachePool, selected: NDArray[np.bool_]) -> Iterator[WindowsOfImage]:
     """Gather the windows of each image, which lie side by side in stored order, also across blocks."""
     keys = pool.windows[["cache", "image"]].to_numpy()
-    current, key = _Image(), None
+    current, key = WindowsOfImage(), None
     for block in pool.blocks(selected):
         for i, window in enumerate(block.windows):
             if key is not None and tuple(keys[window]) != key:
                 yield current
-                current = _Image()
+                current = WindowsOfImage()
             key = tuple(keys[window])
             current.windows.append(int(window))
             current.parts.append(block.embeddings[i : i + 1])
@@ -183,18 +264,16 @@ def _image_rows(
     if truth.size == 0:
         return
     base = {**info, "n_patches": int(truth.size), "share": float(truth.mean())}
-    everything = np.ones(truth.size, bool)
-    measured = _measures(everything, truth)
-    at_val = {f"{name}_val": value for name, value in measured.items()}
-    ap = float(truth.mean()) if truth.any() else float("nan")
+    promises = any(not np.isnan(column.promised) for column in columns)
+    marked = np.ones(truth.size, bool)
     yield {
         **base,
-        "method": "everything",
+        "method": EVERYTHING,
         "scheme": "",
         "setting": "",
-        **measured,
-        **at_val,
-        "ap": ap,
+        "seed": 0,
+        **_at_thresholds(marked, marked, marked if promises else None, truth),
+        "ap": float(truth.mean()) if truth.any() else float("nan"),
         "iou_own": np.nan,
     }
     for i, column in enumerate(columns):
@@ -206,11 +285,21 @@ def _image_rows(
             "method": column.method,
             "scheme": column.scheme,
             "setting": column.setting,
-            **_measures(z >= HALF, truth),
-            **{f"{name}_val": value for name, value in _measures(z >= column.threshold, truth).items()},
+            "seed": column.seed,
+            **_at_thresholds(z >= HALF, z >= column.threshold, z >= column.promised if promises else None, truth),
             "ap": average_precision(z, truth) if truth.any() else float("nan"),
-            "iou_own": iou(count(logits[..., i][own_known] >= HALF, own[own_known] == 1)),
+            "iou_own": iou(count(logits[..., i][own_known] >= HALF, positive_patches(own, column.scheme)[own_known])),
         }
+
+
+def _at_thresholds(
+    half: NDArray[np.bool_], chosen: NDArray[np.bool_], promised: NDArray[np.bool_] | None, truth: NDArray[np.bool_]
+) -> dict[str, float]:
+    found = _measures(half, truth)
+    found |= {f"{name}_val": value for name, value in _measures(chosen, truth).items()}
+    if promised is not None:
+        found |= {f"{name}_promised": value for name, value in _measures(promised, truth).items()}
+    return found
 
 
 def _measures(marked: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
@@ -226,8 +315,8 @@ def _identity(pool: CachePool, window: int, fold: int) -> dict[str, object]:
     return {**{name: row[name] for name in names}, "fold": fold}
 
 
-def _clean(pool: CachePool) -> NDArray[np.bool_]:
-    """Degraded views train; they neither choose nor are tested."""
+def clean(pool: CachePool) -> NDArray[np.bool_]:
+    """Return which windows are of view 0: degraded views train; they neither choose nor are tested."""
     return np.asarray(pool.windows["view"].to_numpy() == 0)
 
 
@@ -236,15 +325,3 @@ def _by_fold(columns: Sequence[Column]) -> dict[int, list[int]]:
     for i, column in enumerate(columns):
         members[column.fold].append(i)
     return members
-
-
-def _stack(columns: Sequence[Column]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    weights = np.stack([column.weights for column in columns], axis=1).astype(np.float32)
-    return weights, np.array([column.bias for column in columns], np.float32)
-
-
-def _logits(
-    embeddings: NDArray[np.floating], stacked: tuple[NDArray[np.float32], NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    weights, bias = stacked
-    return np.asarray(embeddings.astype(np.float32) @ weights + bias, dtype=np.float32)

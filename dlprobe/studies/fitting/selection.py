@@ -1,32 +1,27 @@
-"""Fit the grid and the baselines on every fold, and choose among the heads on validation sources."""
+"""Choose among candidates on validation sources, and have the chosen settings fitted on all groups."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlprobe.data import label_patches
 from dlprobe.errors import ProbeError
-from dlprobe.probes import HeadSpec, fit_heads, fit_logistic
-from dlprobe.studies.fitting.pool import minibatches, sample_patches, steps_per_epoch
-from dlprobe.studies.fitting.scoring import Column, validate
+from dlprobe.studies.fitting.methods.heads import HeadGrid
+from dlprobe.studies.fitting.methods.sampled import Nearest, Sample, SampledLogistic, SampledSgd
+from dlprobe.studies.fitting.methods.streamed import ExactLogistic, Gathered, Lda, Ridge
+from dlprobe.studies.fitting.scoring import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
-    from dlprobe.probes import FittedHead, HeadBatch
-    from dlprobe.studies.fitting.pool import CachePool
-    from dlprobe.studies.fitting.settings import FitSettings
-    from dlprobe.studies.fitting.splits import Assignment
+    from dlprobe.studies.fitting.methods.base import Method, Row, Task
+    from dlprobe.studies.fitting.scoring import Column
 
-#: Windows from which a baseline's patches are drawn, at most: random reads cost more than the fit.
-BASELINE_WINDOWS = 4000
-#: Below so many steps a head is as likely unfinished as unable.
-FEW_STEPS = 100
+#: Scores of a row: of each cell, by fold and seed.
+Scores = dict["Hashable", dict[tuple[int, int], "Column"]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,213 +31,108 @@ class Selection:
     Attributes
     ----------
     tested : list of Column
-        One per method, scheme and fold, with its threshold.
+        One per method, scheme, fold and seed, with its threshold.
     final : list of Column
-        One per method and scheme, for new images: fitted on all groups of `Assignment.final`, its setting the one that
-        was best over the folds' validation groups, its threshold the median of the folds'; its fold is -1.
-    validation_f1 : dict
-        Of (method, scheme): mean over folds of the best pooled F1 on validation patches.
+        One per method and scheme, for new images: fitted on all groups of `Assignment.final` with the setting that was
+        best over the folds' validation groups; its threshold is the median of the folds', its fold -1.
+    flags : dict
+        Of (method, scheme): why it has no scores.
     notes : list of str
         Edges of the grid, flagged heads.
     """
 
-    tested: list[Column]
-    final: list[Column]
-    validation_f1: dict[tuple[str, str], float]
-    notes: list[str]
+    tested: list[Column] = field(default_factory=list)
+    final: list[Column] = field(default_factory=list)
+    flags: dict[Row, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
-class _Cell(NamedTuple):
-    scheme: str
-    learning_rate: float
-    weight_decay: float
+def methods(task: Task) -> list[Method]:
+    """Return the heads and the baselines that a fit asks for, in the order of the table."""
+    sample, gathered = Sample(task), Gathered(task)
+    known: dict[str, Method] = {
+        "logistic": SampledLogistic(task, sample),
+        "logistic-exact": ExactLogistic(task),
+        "ridge": Ridge(task, gathered),
+        "lda": Lda(task, gathered),
+        "sgd": SampledSgd(task, sample),
+        "knn": Nearest(task, sample),
+    }
+    return [HeadGrid(task), *(method for name, method in known.items() if name in task.settings.baselines)]
 
-    @property
-    def setting(self) -> str:
-        return f"lr {self.learning_rate:g}, wd {self.weight_decay:g}"
 
-
-def select_dice(
-    pool: CachePool,
-    assignment: Assignment,
-    settings: FitSettings,
-    progress: Callable[[int, int], None] | None = None,
-) -> Selection:
-    """Fit the whole grid in one stream and choose a head per scheme and fold.
-
-    Parameters
-    ----------
-    pool : CachePool
-        Windows.
-    assignment : Assignment
-        Who trains, chooses, is tested.
-    settings : FitSettings
-        The grid.
-    progress : callable, optional
-        Called with the steps done and in all.
+def select(task: Task) -> Selection:
+    """Fit all methods, choose a setting for each row, fold and seed, and one over all of them for new images.
 
     Raises
     ------
     ProbeError
-        If no head of a scheme and fold could be fitted, or a fold's validation sources show no inpainted patch.
+        If nothing could be fitted; the first reason is named.
     """
-    fitted = _fit_grid(pool, assignment, settings, progress)
-    flagged = Counter(head.flag for head in fitted if head.flag)
-    notes = [f"{n} heads are out: {flag}" for flag, n in flagged.items()]
-    if fitted[0].steps < FEW_STEPS:
-        notes.append(f"heads took only {fitted[0].steps} steps; give more epochs or smaller batches")
-    sound = [head for head in fitted if not head.flag]
-    columns = [_column(head, fold) for head in sound for fold in _folds_of(head, assignment)]
-    cells = [_cell(head) for head in sound for _ in _folds_of(head, assignment)]
-    verdicts = validate(pool, assignment, columns)
-    tested, means = [], {}
-    final = []
-    for scheme in settings.schemes:
-        table: dict[_Cell, dict[int, Column]] = {}
-        scores: dict[_Cell, dict[int, float]] = {}
-        for cell, column, verdict in zip(cells, columns, verdicts, strict=True):
-            if cell.scheme == scheme:
-                table.setdefault(cell, {})[column.fold] = replace(column, threshold=verdict.threshold)
-                scores.setdefault(cell, {})[column.fold] = verdict.f1
-        winners = [_best(scores, fold, scheme) for fold in range(len(assignment.folds))]
-        tested += [table[cell][fold] for fold, cell in enumerate(winners)]
-        last = {_cell(head): head for head in sound if head.spec.train_groups == assignment.final}
-        whole = [cell for cell in table if len(table[cell]) == len(assignment.folds) and cell in last]
-        if not whole:
-            msg = f"no setting of scheme {scheme} could be fitted on every fold; lower the learning rates"
-            raise ProbeError(msg)
-        overall = max(whole, key=lambda cell: sum(np.nan_to_num(list(scores[cell].values()))))
-        means["dice", scheme] = float(np.mean(list(scores[overall].values())))
-        cuts = [column.threshold for column in table[overall].values()]
-        final.append(replace(_column(last[overall], -1), threshold=float(np.median(cuts))))
-        notes += _edges(scheme, winners, settings)
-    return Selection(tested, final, means, notes)
+    found = Selection()
+    for method in methods(task):
+        _select(task, method, found)
+    if not found.tested:
+        (name, scheme), reason = next(iter(found.flags.items()))
+        msg = f"nothing can be fitted; {name} under {scheme}: {reason}"
+        raise ProbeError(msg)
+    found.notes.extend(f"{name} {scheme} is out: {reason}" for (name, scheme), reason in found.flags.items())
+    return found
 
 
-def select_logistic(pool: CachePool, assignment: Assignment, settings: FitSettings) -> Selection:
-    """Fit scikit-learn's logistic regression per scheme and fold on a subsample, and choose its threshold.
-
-    Parameters
-    ----------
-    pool, assignment, settings
-        As for `select_dice`; at most ``settings.baseline_patches`` patches a fit.
-    """
-    trains = [fold.train for fold in assignment.folds]
-    trained = np.isin(assignment.groups, sorted({g for groups in (*trains, assignment.final) for g in groups}))
-    smallest = min(int(np.isin(assignment.groups, groups).sum()) for groups in trains)
-    wanted = round(settings.baseline_patches * max(1.0, trained.sum() / max(1, smallest)))
-    sample = sample_patches(pool, trained, n_patches=wanted, max_windows=BASELINE_WINDOWS, seed=settings.seed)
-    groups = assignment.groups[sample.windows]
-    shared = assignment.final in trains
-    fits = [*enumerate(trains), *([] if shared else [(-1, assignment.final)])]
-    columns = []
-    for scheme in settings.schemes:
-        labels = label_patches(sample.coverage, scheme)
-        for fold, train in fits:
-            rows = np.isin(groups, train)
-            found = fit_logistic(
-                sample.embeddings[rows],
-                labels[rows],
-                C=settings.baseline_c,
-                seed=settings.seed,
-                max_patches=settings.baseline_patches,
-            )
-            setting = f"C {found.C:g}, {found.n_patches} patches{'' if found.converged else ', not converged'}"
-            columns.append(Column("logistic", scheme, fold, found.weights, found.bias, setting=setting))
-    folded = [column for column in columns if column.fold >= 0]
-    verdicts = validate(pool, assignment, folded)
-    tested = [replace(c, threshold=v.threshold) for c, v in zip(folded, verdicts, strict=True)]
-    final, means = [], {}
-    for scheme in settings.schemes:
-        mine = [i for i, column in enumerate(folded) if column.scheme == scheme]
-        means["logistic", scheme] = float(np.mean([verdicts[i].f1 for i in mine]))
-        last = tested[mine[0]] if shared else next(c for c in columns if c.fold == -1 and c.scheme == scheme)
-        final.append(replace(last, fold=-1, threshold=float(np.median([verdicts[i].threshold for i in mine]))))
-    return Selection(tested, final, means, [])
-
-
-def _fit_grid(
-    pool: CachePool,
-    assignment: Assignment,
-    settings: FitSettings,
-    progress: Callable[[int, int], None] | None,
-) -> list[FittedHead]:
-    trains = dict.fromkeys([*(fold.train for fold in assignment.folds), assignment.final])
-    heads = [
-        HeadSpec(
-            scheme=scheme,
-            learning_rate=rate,
-            weight_decay=decay,
-            seed=settings.seed,
-            train_groups=groups,
-        )
-        for scheme, groups, decay, rate in product(
-            settings.schemes, trains, settings.weight_decays, settings.learning_rates
-        )
+def _select(task: Task, method: Method, found: Selection) -> None:
+    offered = method.candidates()
+    found.notes.extend(offered.notes)
+    columns = [
+        column
+        for column in offered.columns
+        if (column.method, column.scheme) not in _lacking(task, offered.flags, offered.columns)
     ]
-    selected = np.isin(assignment.groups, sorted({group for groups in trains for group in groups}))
-
-    def batches(epoch: int) -> Iterable[HeadBatch]:
-        return minibatches(
-            pool,
-            assignment.groups,
-            settings.schemes,
-            selected,
-            batch_windows=settings.batch_windows,
-            seed=_epoch_seed(settings.seed, epoch),
-        )
-
-    return fit_heads(
-        batches,
-        heads,
-        pool.group_moments(assignment.groups),
-        epochs=settings.epochs,
-        steps_per_epoch=steps_per_epoch(pool, selected, settings.batch_windows),
-        precision=settings.precision,
-        device=settings.device,
-        window_weights="ones",
-        progress=progress,
-    )
+    verdicts = validate(task.pool, task.assignment, columns)
+    judged = [replace(c, threshold=v.threshold, f1=v.f1) for c, v in zip(columns, verdicts, strict=True)]
+    rows: dict[Row, Scores] = defaultdict(dict)
+    for column in judged:
+        rows[column.method, column.scheme].setdefault(column.cell, {})[column.fold, column.seed] = column
+    found.flags.update({row: flag for row, flag in offered.flags.items() if row not in rows})
+    overall: dict[Row, Hashable] = {}
+    for row, scores in rows.items():
+        fits = sorted({key for by_fit in scores.values() for key in by_fit})
+        winners = [max((by[key] for by in scores.values() if key in by), key=_f1) for key in fits]
+        found.tested.extend(winners)
+        found.notes.extend(_edges(method, row, winners))
+        whole = {cell: by for cell, by in scores.items() if len(by) == len(fits)}
+        if not whole:
+            found.notes.append(f"{' '.join(row)}: no setting could be fitted on every fold; no probe for new images")
+            continue
+        overall[row] = max(whole, key=lambda cell: sum(_f1(column) for column in whole[cell].values()))
+    found.final.extend(_judged_by_folds(column, rows) for column in method.final(overall))
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _lacking(task: Task, flags: Mapping[Row, str], columns: Sequence[Column]) -> set[Row]:
+    """Return the flagged rows that have no candidate in some fold and seed."""
+    there: dict[Row, set[tuple[int, int]]] = defaultdict(set)
+    for column in columns:
+        there[column.method, column.scheme].add((column.fold, column.seed))
+    seeds = {column.seed for column in columns}
+    return {row for row in flags if len(there[row]) < len(task.assignment.folds) * max(1, len(seeds))}
 
 
-def _folds_of(head: FittedHead, assignment: Assignment) -> list[int]:
-    return [n for n, fold in enumerate(assignment.folds) if fold.train == head.spec.train_groups]
+def _judged_by_folds(column: Column, rows: Mapping[Row, Scores]) -> Column:
+    """Give a map for new images the median threshold and the mean F1 of its cell over folds and seeds."""
+    peers = list(rows[column.method, column.scheme][column.cell].values())
+    threshold = float(np.median([peer.threshold for peer in peers]))
+    return replace(column, threshold=threshold, f1=float(np.mean([peer.f1 for peer in peers])))
 
 
-def _cell(head: FittedHead) -> _Cell:
-    return _Cell(head.spec.scheme, head.spec.learning_rate, head.spec.weight_decay)
+def _f1(column: Column) -> float:
+    return -1.0 if np.isnan(column.f1) else column.f1
 
 
-def _column(head: FittedHead, fold: int) -> Column:
-    return Column("dice", head.spec.scheme, fold, head.weights, head.bias, setting=_cell(head).setting)
-
-
-def _best(scores: dict[_Cell, dict[int, float]], fold: int, scheme: str) -> _Cell:
-    found = {cell: values[fold] for cell, values in scores.items() if fold in values}
-    if not found:
-        msg = (
-            f"no head of scheme {scheme} could be fitted for fold {fold}; see the notes, and give more training sources"
-        )
-        raise ProbeError(msg)
-    if all(np.isnan(score) for score in found.values()):
-        msg = f"the validation sources of fold {fold} show no inpainted patch; use fewer folds or another split"
-        raise ProbeError(msg)
-    return max(found, key=lambda cell: -np.inf if np.isnan(found[cell]) else found[cell])
-
-
-def _edges(scheme: str, winners: Sequence[_Cell], settings: FitSettings) -> list[str]:
-    rates = sorted(settings.learning_rates)
-    if len(rates) < 3:
-        return []
-    notes = []
-    for name, edge in (("lowest", rates[0]), ("highest", rates[-1])):
-        n = sum(cell.learning_rate == edge for cell in winners)
-        if 2 * n > len(winners):
-            notes.append(
-                f"{scheme}: {n} of {len(winners)} folds chose the {name} learning rate {edge:g}; widen the grid"
-            )
-    return notes
+def _edges(method: Method, row: Row, winners: Sequence[Column]) -> list[str]:
+    """Say where most winners lie at an edge of what was tried."""
+    said = Counter(text for winner in winners for text in method.edges(winner.cell))
+    return [
+        f"{' '.join(row)}: in {n} of {len(winners)} fits the chosen {text}"
+        for text, n in said.items()
+        if 2 * n > len(winners)
+    ]

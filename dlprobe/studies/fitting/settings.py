@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from dlprobe.data.labels import TRUTH_SCHEME
+from dlprobe.data.labels import SCHEMES, THREE_CLASS_SCHEME, TRUTH_SCHEME
+from dlprobe.errors import ProbeError
+from dlprobe.probes.heads import LEARNING_RATES, OBJECTIVES, THREE_CLASS_OBJECTIVES, WEIGHT_DECAYS
+from dlprobe.studies.fitting.calibration import ThresholdPolicy, parse_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+BASELINES = ("logistic", "logistic-exact", "ridge", "lda", "sgd", "knn")
+_CHOICES = {"layers": ("together", "each"), "precision": ("float32", "bfloat16")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,37 +26,105 @@ class FitSettings:
     ----------
     schemes : tuple of str
         Labelling schemes.
-    learning_rates, weight_decays : tuple of float
-        The grid: a head for each pair, scheme and fold.
+    objectives : tuple of str
+        What heads minimise, of `dlprobe.probes.heads.OBJECTIVES`. Three classes go with ``dice-batch`` and
+        ``dice-window`` alone.
+    learning_rates, weight_decays, positive_weights : tuple of float
+        The grid: a head for each combination, objective, scheme, seed and fold.
+    layers : {"together", "each"}
+        Of caches with several layers: heads on all features, or beside these heads on each layer alone.
     epochs : int
-        Streams over the caches.
+        Streams over the caches, at most.
+    patience : int, optional
+        Epochs after which a head stops that got no better on validation; it keeps its best epoch. Without it, heads
+        are fitted for all epochs and keep the last.
     batch_windows : int
         Windows in a mini-batch, over which ``dice-batch`` takes its Dice.
     n_folds : int, optional
         See `dlprobe.studies.fitting.splits.assign`.
     hold_out : tuple of str
         Generators whose images are tested but neither train nor choose.
+    seeds : int
+        Fits of each head; with more than one, each seed also draws Poisson weights of windows.
+    baselines : tuple of str
+        Of `BASELINES`; marking everything stands beside them always.
     baseline_patches : int
-        Patches on which each logistic regression is fitted, at most.
-    baseline_c : float
-        Inverse of the L2 penalty of the logistic regressions, on standardised embeddings.
+        Patches on which each of the sampled baselines is fitted, at most (a tenth of them for ``knn``).
+    baseline_c : tuple of float
+        Inverses of the L2 penalty of the logistic regressions, on standardised embeddings.
+    threshold_policy : str
+        ``best-f1``, ``image-fpr:ALPHA`` or ``area:ALPHA``: how the threshold on a probe's card is chosen.
     precision : {"float32", "bfloat16"}
         Of the matrix products of the fit.
     device : str
         Where heads are fitted.
     seed : int
         Deals sources, draws initial weights, orders windows, samples patches, resamples sources.
+
+    Raises
+    ------
+    ProbeError, RegistryError, MetricError
+        If a name stands for nothing, or a number is out of its range.
     """
 
     schemes: tuple[str, ...] = (TRUTH_SCHEME, "autoencoded-fake", "autoencoded-ignored")
-    learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    weight_decays: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    objectives: tuple[str, ...] = ("dice-batch",)
+    learning_rates: tuple[float, ...] = LEARNING_RATES
+    weight_decays: tuple[float, ...] = WEIGHT_DECAYS
+    positive_weights: tuple[float, ...] = (1.0,)
+    layers: Literal["together", "each"] = "together"
     epochs: int = 12
+    patience: int | None = 3
     batch_windows: int = 16
     n_folds: int | None = None
     hold_out: tuple[str, ...] = ()
+    seeds: int = 1
+    baselines: tuple[str, ...] = ("logistic", "ridge", "lda")
     baseline_patches: int = 50_000
-    baseline_c: float = 0.01
+    baseline_c: tuple[float, ...] = (1e-4, 1e-2, 1.0)
+    threshold_policy: str = "best-f1"
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for scheme in self.schemes:
+            SCHEMES[scheme]  # raises with the nearest names
+        parse_policy(self.threshold_policy)
+        _require_names("objective", self.objectives, OBJECTIVES)
+        _require_names("baseline", self.baselines, BASELINES)
+        for name, choices in _CHOICES.items():
+            _require_names(name, [getattr(self, name)], choices)
+        for name in ("schemes", "objectives", "learning_rates", "weight_decays", "positive_weights", "baseline_c"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                msg = f"{name} are {list(values)}; give at least one, and each once"
+                raise ProbeError(msg)
+        for name in ("epochs", "batch_windows", "seeds", "baseline_patches", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                msg = f"{name} is {value}; it must be at least 1"
+                raise ProbeError(msg)
+        if THREE_CLASS_SCHEME in self.schemes and not set(self.objectives) & set(THREE_CLASS_OBJECTIVES):
+            choice = " or ".join(THREE_CLASS_OBJECTIVES)
+            msg = f"three classes cannot be learned by {', '.join(self.objectives)}; add the objective {choice}"
+            raise ProbeError(msg)
+
+    @property
+    def policy(self) -> ThresholdPolicy:
+        """The threshold policy."""
+        return parse_policy(self.threshold_policy)
+
+    @property
+    def binary_schemes(self) -> tuple[str, ...]:
+        """The schemes that baselines are taught: those with two sides, or that of the truth if there are none."""
+        return tuple(scheme for scheme in self.schemes if scheme != THREE_CLASS_SCHEME) or (TRUTH_SCHEME,)
+
+
+def _require_names(kind: str, names: Iterable[str], known: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"write one of {', '.join(known)}"
+            msg = f"no {kind} {name!r}; {hint}"
+            raise ProbeError(msg)

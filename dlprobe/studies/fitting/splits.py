@@ -29,6 +29,10 @@ DEFAULT_FOLDS = 5
 _VAL_PCT, _TEST_PCT = 15, 15
 #: Group of windows that take no part.
 UNUSED = -1
+#: Group of windows that calibrate a threshold, and nothing else.
+CALIBRATION = -2
+#: Share of the sources that calibrate where the manifest does not say, in hundredths, if their number allows.
+_CALIBRATION_PCT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ def assign(
     n_folds: int | None = None,
     hold_out: Collection[str] = (),
     test: NDArray[np.bool_] | None = None,
+    calibration: int = 0,
     seed: int = 0,
 ) -> Assignment:
     """Assign windows to groups.
@@ -87,15 +92,43 @@ def assign(
     test : ndarray of bool, shape (window,), optional
         Windows of data sets that are only tested. Then all others train or choose, except those that share a source
         with a tested one.
+    calibration : int
+        Sources with authentic images that a promise needs. The manifest's split ``calibration`` then calibrates, or,
+        where it names none, sources dealt by hash (of its split ``train``, if it has one): this many or a fifth,
+        whichever is more, but no more than half. They get the group `CALIBRATION`. With 0, the manifest's split
+        ``calibration`` takes no part.
     seed : int
         Of the hash that deals sources.
 
     Raises
     ------
     DataError
-        If sources cross the manifest's splits, there are too few groups for the folds, or a part is empty.
+        If sources cross the manifest's splits, there are too few groups for the folds or for calibration, or a part is
+        empty.
     """
     kept = np.ones(len(windows), bool) if kept is None else kept
+    apart = _set_apart(windows, kept, test, calibration, seed)
+    found = _dealt(windows, kept & ~apart, n_folds=n_folds, hold_out=hold_out, test=test, seed=seed)
+    if not calibration:
+        return found
+    n_sources = windows["source_id"][apart].nunique()
+    return replace(
+        found,
+        groups=np.where(apart, CALIBRATION, found.groups),
+        description=f"{found.description}; {n_sources} sources set apart for calibration",
+    )
+
+
+def _dealt(
+    windows: pd.DataFrame,
+    kept: NDArray[np.bool_],
+    *,
+    n_folds: int | None,
+    hold_out: Collection[str],
+    test: NDArray[np.bool_] | None,
+    seed: int,
+) -> Assignment:
+    """Deal what is left after calibration to those who train, choose and are tested."""
     frame = windows[kept].reset_index(drop=True)
     held = frame["generator"].isin(list(hold_out)).to_numpy(dtype=bool)
     if missing := sorted(set(hold_out) - set(frame["generator"])):
@@ -116,6 +149,41 @@ def assign(
     groups = np.full(len(windows), UNUSED, np.int64)
     groups[kept] = found.groups
     return replace(found, groups=groups)
+
+
+def _set_apart(
+    windows: pd.DataFrame, kept: NDArray[np.bool_], test: NDArray[np.bool_] | None, needed: int, seed: int
+) -> NDArray[np.bool_]:
+    """Return the windows that calibrate, of sources that do nothing else."""
+    named: NDArray[np.bool_] = kept & (windows["split"] == "calibration").to_numpy()
+    if not needed:
+        return named
+    frame = windows[kept]
+    if crossing := crossing_sources(frame):
+        msg = f"{len(crossing)} sources cross the manifest's splits (first: {crossing[0]}); split by source_id"
+        raise DataError(msg)
+    sources = source_groups(windows)
+    free = kept if test is None else kept & ~sources.isin(set(sources[test & kept])).to_numpy(dtype=bool)
+    if not named.any() and (windows["split"] == "train").any():
+        free = free & (windows["split"] == "train").to_numpy()  # the manifest's val and test stay what they are
+    authentic = free & (windows["variant"] == "real").to_numpy()
+    if named.any():
+        chosen: NDArray[np.bool_] = free & named
+        limit = there = windows["source_id"][authentic & named].nunique()
+    else:
+        sizes = windows[authentic].groupby(sources[authentic])["source_id"].nunique()
+        there, limit = int(sizes.sum()), int(sizes.sum()) // 2
+        order = sorted(sizes.index, key=lambda name: _hash(f"calibration:{name}", seed))
+        wanted = min(limit, max(needed, there * _CALIBRATION_PCT // 100))
+        enough = int(np.searchsorted(np.cumsum([sizes[name] for name in order]), wanted)) + 1
+        chosen = free & sources.isin(order[:enough]).to_numpy(dtype=bool)
+    if limit < needed:
+        msg = (
+            f"the promise needs {needed} sources with authentic images for calibration alone; there are "
+            f"{there}{'' if named.any() else ', of which half may be set apart'}; add sources or ask for a larger rate"
+        )
+        raise DataError(msg)
+    return chosen
 
 
 def _held_out_set(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dlprobe.data import SCHEMES
+from dlprobe.data import SCHEMES, LabelScheme
 from dlprobe.errors import MetricError
 from dlprobe.metrics import studentized_intervals
 from dlprobe.metrics.statistics import MIN_SOURCES
@@ -199,10 +199,11 @@ def _as_many(classes: NDArray[np.int64], pair: tuple[int, int]) -> NDArray[np.in
 
 def _direction_tasks(subject: Subject, given: Sequence[Direction]) -> Iterator[Task]:
     state, patches = subject.state, subject.found.patches
+    schemes = {name: rules for name in SCHEMES if isinstance(rules := SCHEMES[name], LabelScheme)}
 
     @cache
     def of_scheme(name: str, groups: tuple[int, ...]) -> Direction:
-        found = ridge_direction(state, name, SCHEMES[name], groups, subject.shrinkage)
+        found = ridge_direction(state, name, schemes[name], groups, subject.shrinkage)
         if found is None:
             msg = f"the scheme {name} has no positive or no negative patch in some of the sources"
             raise MetricError(msg)
@@ -217,7 +218,7 @@ def _direction_tasks(subject: Subject, given: Sequence[Direction]) -> Iterator[T
         values = angle_deg(left, right, spread), logit_correlation(left, right, spread)
         return dict(zip(_APART, values, strict=True))
 
-    for one, other in combinations(SCHEMES, 2):
+    for one, other in combinations(schemes, 2):
 
         def of_schemes(groups: Sequence[int], one: str = one, other: str = other) -> dict[str, float]:
             chosen = tuple(groups)

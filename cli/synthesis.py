@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .boundary import EXIT_REJECTS, talk
+from .boundary import EXIT_REJECTS, expect_damage, talk
 from .options import DeviceOpt, JsonOpt
 from .output import emit
 from .progress import progress_bar
@@ -67,6 +67,7 @@ def synthesize(
         dataset=dataset,
         **given,
     )
+    expect_damage()
     with progress_bar("synthesize", "steps") as progress:
         report = run(
             images,
@@ -85,8 +86,6 @@ def synthesize(
             precision=precision,
         )
     _show(report, out, as_json=as_json)
-    if report.rejects:
-        raise typer.Exit(EXIT_REJECTS)
 
 
 def _show(report: SynthesisReport, out: Path, *, as_json: bool) -> None:
@@ -96,3 +95,5 @@ def _show(report: SynthesisReport, out: Path, *, as_json: bool) -> None:
     for reject in report.rejects:
         talk(f"rejected: {reject.path}: {reject.reason}")
     talk(f"{len(frame)} images in {out}, {len(report.rejects)} photographs rejected")
+    if report.rejects:
+        raise typer.Exit(EXIT_REJECTS)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from dlprobe.errors import BackboneError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -120,6 +122,15 @@ class GivesClassTokens(Backbone, Protocol):
 
     def with_class_tokens(self, windows: NDArray[np.uint8] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return embeddings (batch, rows, cols, width) and CLS tokens (batch, width) of windows, one forward."""
+        ...
+
+
+@runtime_checkable
+class Startable(Backbone, Protocol):
+    """A backbone that can be at work on several batches while the caller goes on."""
+
+    def start(self, windows: torch.Tensor) -> Callable[[], tuple[torch.Tensor | None, torch.Tensor]]:
+        """Begin with uint8 windows; return what gives CLS tokens (batch, width), if any, and patch tokens by rows."""
         ...
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
 from dlprobe.backbones.base import no_class_token
+from dlprobe.backbones.engines.copying import to_device
 from dlprobe.backbones.engines.torch_engine import TorchEngine
 from dlprobe.errors import BackboneError
 
@@ -58,6 +61,8 @@ class TorchBackbone(ABC):
         Tensors of the checkpoint that embeddings do not need.
     interpolated : str
         What had to be interpolated for this window; empty if nothing.
+    automatic_batch : bool
+        Nobody chose the batch size (see `dlprobe.backbones.engines.batching`).
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class TorchBackbone(ABC):
         device: torch.device,
         dropped: tuple[str, ...] = (),
         interpolated: str = "",
+        automatic_batch: bool = False,
     ) -> None:
         self.network = network.to(device).eval().requires_grad_(requires_grad=False)
         self.spec = spec
@@ -80,6 +86,7 @@ class TorchBackbone(ABC):
         self.device = device
         self.dropped = dropped
         self.interpolated = interpolated
+        self.automatic_batch = automatic_batch
         self._mean = torch.tensor(spec.mean, dtype=torch.float32, device=device)
         self._std = torch.tensor(spec.std, dtype=torch.float32, device=device)
         self._engine = self._make_engine()
@@ -118,6 +125,13 @@ class TorchBackbone(ABC):
     def weights_sha256(self) -> str:
         """Hash of the weight file, or of all tensors where there is none."""
         return self.spec.weights_sha256
+
+    def with_batch_size(self, batch_size: int) -> Self:
+        """Return the same backbone, the network shared, with another batch size, chosen and no longer automatic."""
+        other = copy(self)
+        other.pins, other.automatic_batch = replace(self.pins, batch_size=batch_size), False
+        other._engine = self._engine.with_pins(other.pins)
+        return other
 
     def __call__(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
         """Embed windows, ``pins.batch_size`` at a time.
@@ -208,7 +222,7 @@ class TorchBackbone(ABC):
             yield done, finish()
 
     def _pixels(self, windows: torch.Tensor) -> torch.Tensor:
-        return self.normalise(windows.to(self.device, non_blocking=True))
+        return self.normalise(to_device(windows, self.device))
 
     def normalise(self, windows: torch.Tensor) -> torch.Tensor:
         """Return float32 pixels, channels first, of RGB bytes: ``(x / 255 - mean) / std``."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlprobe.backbones.base import GivesClassTokens, no_class_token
+from dlprobe.backbones.base import GivesClassTokens, Startable, no_class_token
 from dlprobe.cache.records import Reject
 from dlprobe.cache.stores.codecs import STEPS, dequantise
 from dlprobe.data.labels import FULL
@@ -16,6 +17,8 @@ from dlprobe.errors import BackboneError, CacheError
 from dlprobe.extraction.decoding import Unreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     import torch
     from numpy.typing import NDArray
 
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
     from dlprobe.cache.buffers import Buffers
     from dlprobe.cache.layout import Layout
     from dlprobe.data.manifest import Manifest
-    from dlprobe.extraction.decoding import Decoded
+    from dlprobe.extraction.decoding import Crops, Decoded
     from dlprobe.spec import ModelSpec
 
+#: Batches at work beside the one that is taken next.
+AHEAD = 1
 _VOID_CLASS = COVERAGE_CLASSES.index(Provenance.VOID)
 
 
@@ -38,17 +43,13 @@ class BlockContent:
     rejects: tuple[Reject, ...]
 
 
-def compute_block(
-    backbone: Backbone, manifest: Manifest, layout: Layout, block: int, decoded: Decoded, *, memory: Buffers
-) -> BlockContent:
-    """Embed the windows of a block; everything but the moments, which `with_moments` adds in another thread.
+class BlockWork:
+    """A block on its way: its arrays, filled as results come in, and the windows that have yet to be embedded.
 
     Batches never reach across blocks, so that a block's bytes do not depend on what was computed before it.
 
     Parameters
     ----------
-    backbone : Backbone
-        Embeds; ``pins.batch_size`` windows at a time.
     manifest : Manifest
         Names the images.
     layout : Layout
@@ -59,6 +60,69 @@ def compute_block(
         Its images, as `dlprobe.extraction.decoding.decoded_ahead` gives them.
     memory : Buffers
         Where the arrays of the block are taken from.
+    """
+
+    def __init__(self, manifest: Manifest, layout: Layout, block: int, decoded: Decoded, memory: Buffers) -> None:
+        start, stop = layout.block_range(block)
+        layouts = layout.arrays()
+        self.block, self._start, self.windows = block, start, stop - start
+        self.arrays = {name: memory.take(layouts[name].chunk, layouts[name].dtype) for name in layout.block_arrays}
+        for array in self.arrays.values():
+            array.fill(0)
+        _make_void(self.arrays, slice(stop - start))
+        self._pixels: dict[int, NDArray[np.uint8]] = {}
+        self._images: dict[str, str] = {}
+        self._names: dict[int, str] = {}
+        self._rejects: list[Reject] = []
+        for part, found in decoded:
+            self._add(str(manifest.frame["path"].iloc[part.image]), part.positions, found)
+
+    def batches(self, size: int) -> list[list[int]]:
+        """Return the positions to be embedded, `size` at a time; one empty batch if there are none."""
+        positions = sorted(self._pixels)
+        return [positions[i : i + size] for i in range(0, len(positions), size)] or [[]]
+
+    def pixels(self, batch: list[int]) -> NDArray[np.uint8]:
+        """Return the windows of a batch, side by side; this block gives them away."""
+        return np.stack([self._pixels.pop(position) for position in batch])
+
+    def take(self, batch: list[int], encoded: Encoded, model: str) -> None:
+        """Store the embeddings of a batch; windows with values that are not finite become void."""
+        dtype = self.arrays["embeddings"].dtype
+        sound = np.isfinite(encoded.peak).all(axis=1)
+        kept = np.array(batch)[sound]
+        _require_fits(encoded.peak[sound], dtype, [self._names[position] for position in kept])
+        for name, values in encoded.arrays.items():
+            self.arrays[name][kept] = values if sound.all() else values[sound]
+        for position in np.array(batch)[~sound].tolist():
+            _make_void(self.arrays, position)
+            reason = f"{model} gives values that are not finite for this window"
+            self._rejects.append(Reject(self._names[position], reason, (self._start + position,)))
+
+    def content(self) -> BlockContent:
+        """Return what is to be stored, everything but the moments, which `with_moments` adds in another thread."""
+        return BlockContent(self.arrays, self._images, tuple(self._rejects))
+
+    def _add(self, path: str, positions: NDArray[np.int64], found: Crops | Unreadable) -> None:
+        if isinstance(found, Unreadable):
+            self._rejects.append(Reject(path, found.reason, tuple((self._start + positions).tolist())))
+            return
+        self._images[path] = found.sha256
+        self.arrays["regions"][positions], self.arrays["coverage"][positions] = found.regions, found.coverage
+        self._pixels.update(zip(positions.tolist(), found.pixels, strict=True))
+        self._names.update(dict.fromkeys(positions.tolist(), path))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """What is stored of a batch, by array, and the largest magnitudes in it, float32 (n, width)."""
+
+    arrays: dict[str, NDArray[Any]]
+    peak: NDArray[np.float32]
+
+
+def embed_blocks(backbone: Backbone, blocks: Iterable[BlockWork]) -> Iterator[BlockWork]:
+    """Embed blocks and give each when it is whole; the next batches are at work before the last has come back.
 
     Raises
     ------
@@ -67,30 +131,75 @@ def compute_block(
     BackboneError
         If the backbone returns another shape than its identity says.
     """
-    start, stop = layout.block_range(block)
-    layouts = layout.arrays()
-    arrays = {name: memory.take(layouts[name].chunk, layouts[name].dtype) for name in layout.block_arrays}
-    for array in arrays.values():
-        array.fill(0)
-    _make_void(arrays, slice(stop - start))
-    paths = manifest.frame["path"]
-    pixels: dict[int, NDArray[np.uint8]] = {}
-    images: dict[str, str] = {}
-    rejects: list[Reject] = []
-    for part, found in decoded:
-        path = str(paths.iloc[part.image])
-        if isinstance(found, Unreadable):
-            rejects.append(Reject(path, found.reason, tuple((start + part.positions).tolist())))
-            continue
-        images[path] = found.sha256
-        arrays["regions"][part.positions], arrays["coverage"][part.positions] = found.regions, found.coverage
-        pixels.update(zip(part.positions.tolist(), found.pixels, strict=True))
-    names = {position: str(paths.iloc[part.image]) for part, _ in decoded for position in part.positions.tolist()}
-    for position in _embed(backbone, pixels, names, arrays):
-        _make_void(arrays, position)
-        reason = f"{backbone.spec.backbone} gives values that are not finite for this window"
-        rejects.append(Reject(names[position], reason, (start + position,)))
-    return BlockContent(arrays, images, tuple(rejects))
+    at_work: deque[tuple[BlockWork, list[int], Callable[[], Encoded], bool]] = deque()
+    for block in blocks:
+        batches = block.batches(backbone.pins.batch_size)
+        for number, batch in enumerate(batches, 1):
+            at_work.append((block, batch, _start(backbone, block, batch), number == len(batches)))
+            if len(at_work) > AHEAD:
+                yield from _taken(backbone, *at_work.popleft())
+    while at_work:
+        yield from _taken(backbone, *at_work.popleft())
+
+
+def _taken(
+    backbone: Backbone, block: BlockWork, batch: list[int], finish: Callable[[], Encoded], last: bool
+) -> Iterator[BlockWork]:
+    if batch:
+        block.take(batch, finish(), backbone.spec.backbone)
+    if last:
+        yield block
+
+
+def _start(backbone: Backbone, block: BlockWork, batch: list[int]) -> Callable[[], Encoded]:
+    """Begin with a batch; on CUDA with encoding and copying back too, elsewhere they follow when it is asked for."""
+    dtype, cls = block.arrays["embeddings"].dtype.name, "cls" in block.arrays
+    if not batch:
+        return lambda: Encoded({}, np.empty((0, 0), np.float32))
+    tokens = _begin(backbone, block.pixels(batch), cls=cls)
+    if backbone.pins.device == "cuda":
+        return _encoded(tokens, dtype)
+
+    def later() -> Encoded:
+        return _encoded(tokens, dtype)()
+
+    return later
+
+
+def _begin(
+    backbone: Backbone, windows: NDArray[np.uint8], *, cls: bool
+) -> Callable[[], tuple[torch.Tensor, torch.Tensor | None]]:
+    """Begin with a batch if the backbone can, else embed it; return what gives embeddings, and CLS tokens if wanted."""
+    import torch
+
+    if not isinstance(backbone, Startable):
+        found = _tokens(backbone, windows, cls=cls)
+        return lambda: found
+    finish = backbone.start(torch.from_numpy(windows))
+
+    def wait() -> tuple[torch.Tensor, torch.Tensor | None]:
+        summary, patches = finish()
+        if cls and summary is None:
+            raise no_class_token(backbone.spec.backbone)
+        tokens = patches.float().reshape(len(windows), *_grid(backbone.spec))
+        return tokens, summary.float() if cls and summary is not None else None
+
+    return wait
+
+
+def _encoded(begun: Callable[[], tuple[torch.Tensor, torch.Tensor | None]], dtype: str) -> Callable[[], Encoded]:
+    from dlprobe.backbones.engines.copying import to_host
+
+    tokens, cls = begun()
+    stored, scale, peak = encode(tokens, dtype)
+    wait = to_host([peak if cls is None else peak.maximum(cls.abs()), stored, scale, cls])
+
+    def finish() -> Encoded:
+        peaks, *values = (None if tensor is None else tensor.numpy() for tensor in wait())
+        named = zip(("embeddings", "scale", "cls"), values, strict=True)
+        return Encoded({name: array for name, array in named if array is not None}, np.asarray(peaks))
+
+    return finish
 
 
 def with_moments(content: BlockContent) -> BlockContent:
@@ -184,29 +293,6 @@ def moments(embeddings: NDArray[Any], scale: NDArray[np.float32] | None = None) 
         values = floats.reshape(-1, tokens.shape[-1]).astype(np.float64)
         out[window] = values.sum(axis=0), np.einsum("pf,pf->f", values, values)
     return out
-
-
-def _embed(
-    backbone: Backbone, pixels: dict[int, NDArray[np.uint8]], names: dict[int, str], arrays: dict[str, NDArray[Any]]
-) -> list[int]:
-    """Fill the embeddings and return the positions of windows with values that are not finite, left zero."""
-    positions = sorted(pixels)
-    refused: list[int] = []
-    size, dtype = backbone.pins.batch_size, arrays["embeddings"].dtype
-    for batch in (positions[i : i + size] for i in range(0, len(positions), size)):
-        tokens, cls = _tokens(backbone, np.stack([pixels[position] for position in batch]), cls="cls" in arrays)
-        stored, scale, peak = encode(tokens, dtype.name)
-        peaks = (peak if cls is None else peak.maximum(cls.abs())).to("cpu").numpy()
-        sound = np.isfinite(peaks).all(axis=1)
-        refused.extend(np.array(batch)[~sound].tolist())
-        kept = np.array(batch)[sound]
-        _require_fits(peaks[sound], dtype, [names[position] for position in kept])
-        arrays["embeddings"][kept] = stored.to("cpu").numpy()[sound]
-        if scale is not None:
-            arrays["scale"][kept] = scale.to("cpu").numpy()[sound]
-        if cls is not None:
-            arrays["cls"][kept] = cls.to("cpu").numpy()[sound]
-    return refused
 
 
 def _require_fits(peaks: NDArray[np.float32], dtype: np.dtype[Any], names: list[str]) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from dlprobe.cache import CachePlan, open_writer
+from dlprobe.cache import CachePlan, FeatureCache, open_writer
 from dlprobe.cache.buffers import Buffers
 from dlprobe.cache.layout import manifest_bytes
 from dlprobe.data.images import MAX_PIXELS
-from dlprobe.errors import BackboneError, DataError
+from dlprobe.errors import BackboneError, CacheError, DataError
 from dlprobe.extraction.decoding import decoded_ahead
-from dlprobe.extraction.embedding import compute_block, reference_embedding, with_moments
+from dlprobe.extraction.embedding import AHEAD, BlockWork, embed_blocks, reference_embedding, with_moments
 from dlprobe.extraction.planning import Plan, PlanSettings, degradations_of, plan
 from dlprobe.extraction.stopping import sigterm_raises
 
@@ -152,14 +152,68 @@ def extract(
     """
     _require_window(backbone.spec, window_px)
     planned = plan(manifest, backbone.spec, **settings)
-    made_from = replace(cache_plan(planned, manifest, backbone), store=store, compress=compress)
-    with sigterm_raises(), open_writer(path, made_from, shard=shard, allow_mixed=allow_mixed) as writer:
-        drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
-        if retry_rejects:
-            _forget_rejects(writer)
-        done = fill(writer, planned, manifest, backbone, progress, max_pixels=max_pixels)
-        rejected = _rejected(writer)
-    return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift)
+
+    def run(settled: Backbone) -> ExtractionReport:
+        made_from = replace(cache_plan(planned, manifest, settled), store=store, compress=compress)
+        with sigterm_raises(), open_writer(path, made_from, shard=shard, allow_mixed=allow_mixed) as writer:
+            drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
+            if retry_rejects:
+                _forget_rejects(writer)
+            done = fill(writer, planned, manifest, settled, progress, max_pixels=max_pixels)
+            rejected = _rejected(writer)
+        return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift)
+
+    return with_fitting_batches(run, backbone, lambda: _pinned_batch_size(path))
+
+
+def with_fitting_batches(
+    run: Callable[[Backbone], ExtractionReport], backbone: Backbone, pinned: Callable[[], int | None]
+) -> ExtractionReport:
+    """Run with the batch size that was chosen, that a cache pins, or that is found; halve the last where memory ends.
+
+    Once a block is written its size stays: then memory that does not last is an error.
+
+    Parameters
+    ----------
+    run : callable
+        Takes the backbone; leaves no cache behind if it fails before the first block.
+    backbone : Backbone
+        Of the type `dlprobe.backbones.engines.batching.Resizable` if its batch size may be found.
+    pinned : callable
+        Gives the batch size of a cache that is there.
+
+    Raises
+    ------
+    BackboneError
+        If memory does not last.
+    """
+    import torch
+
+    from dlprobe.backbones.engines.batching import Resizable, find_batch_size, halved
+
+    automatic = isinstance(backbone, Resizable) and backbone.automatic_batch
+    settled = backbone
+    if isinstance(backbone, Resizable) and automatic:
+        settled = backbone.with_batch_size(pinned() or find_batch_size(backbone))
+    while True:
+        try:
+            return run(settled)
+        except torch.OutOfMemoryError as error:
+            size = settled.pins.batch_size
+            if not automatic or not isinstance(settled, Resizable):
+                msg = f"memory does not hold batches of {size} windows; give fewer (--batch-size {max(1, size // 2)})"
+                raise BackboneError(msg) from error
+            if pinned() is not None:
+                msg = f"memory does not hold batches of {size} windows any more, which the cache pins; free some"
+                raise BackboneError(msg) from error
+            settled = halved(settled)
+
+
+def _pinned_batch_size(path: str | os.PathLike[str]) -> int | None:
+    try:
+        return FeatureCache(path).pins.batch_size
+    except CacheError:
+        return None
 
 
 def cache_plan(planned: Plan, manifest: Manifest, backbone: Backbone) -> CachePlan:
@@ -199,17 +253,19 @@ def fill(
     tell, done = progress or _silent, total - left
     tell(done, total)
     behind: deque[tuple[Future[None], int]] = deque()
-    memory = Buffers((WRITERS + 1) * len(layout.block_arrays))
+    memory = Buffers((WRITERS + 1 + AHEAD) * len(layout.block_arrays))
     with (
         decoded_ahead(manifest, windows, spec.model, degradations_of(spec), max_pixels=max_pixels) as decoded,
         ThreadPoolExecutor(WRITERS, thread_name_prefix="dlprobe-write") as disk,
     ):
-        for block, part, images in zip(missing, windows, decoded, strict=True):
-            content = compute_block(backbone, manifest, layout, block, images, memory=memory)
+        works = (
+            BlockWork(manifest, layout, block, images, memory) for block, images in zip(missing, decoded, strict=True)
+        )
+        for work in embed_blocks(backbone, works):
             while len(behind) >= WRITERS:
                 done += _written(behind)
                 tell(done, total)
-            behind.append((disk.submit(_write, writer, block, content), len(part)))
+            behind.append((disk.submit(_write, writer, work.block, work.content()), work.windows))
         while behind:
             done += _written(behind)
             tell(done, total)

@@ -54,7 +54,6 @@ class OpenVinoEngine:
     def __init__(
         self, network: torch.nn.Module, tokens: Callable[[torch.Tensor], Tokens], window_px: int, pins: Pins
     ) -> None:
-        self._pins = pins
         core = _core()
         compiled = core.compile_model(
             _converted(_Tokens(network, tokens), window_px),
@@ -71,6 +70,10 @@ class OpenVinoEngine:
         self._running: deque[tuple[Any, NDArray[np.float32], _Batch, int]] = deque()
         self._shapes = [tuple(output.shape)[1:] for output in compiled.outputs]
         self._lock = threading.RLock()
+
+    def with_pins(self, _pins: Pins) -> OpenVinoEngine:
+        """Return the same engine, to which batches are all one."""
+        return self
 
     def start(self, pixels: torch.Tensor) -> Callable[[], Tokens]:
         """Begin with a batch of normalised pixels (batch, 3, window_px, window_px); return what waits for its tokens.

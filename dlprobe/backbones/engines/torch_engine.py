@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +39,12 @@ class TorchEngine:
         if pins.compiled:
             for block in blocks:
                 block.forward = torch.compile(block.forward, dynamic=False)
+
+    def with_pins(self, pins: Pins) -> TorchEngine:
+        """Return the same engine for another batch size."""
+        other = copy(self)
+        other._pins = pins
+        return other
 
     def start(self, pixels: torch.Tensor) -> Callable[[], Tokens]:
         """Begin with a batch of normalised pixels (batch, 3, window_px, window_px); return what gives its tokens."""

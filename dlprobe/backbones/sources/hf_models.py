@@ -119,6 +119,7 @@ def load_hf(request: LoadRequest) -> HfBackbone:
         device=device,
         dropped=dropped,
         interpolated=interpolated,
+        automatic_batch=request.batch_size is None and device.type == "cuda",
     )
 
 

@@ -115,6 +115,7 @@ def load_timm(request: LoadRequest) -> TimmBackbone:
         device=device,
         dropped=loaded.dropped,
         interpolated=loaded.interpolated,
+        automatic_batch=request.batch_size is None and device.type == "cuda",
     )
 
 

@@ -139,6 +139,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(manifest, tiny, tmp_path):
     (tmp_path / "file").write_text("mine")
     refused(dlprobe("extract", manifest, "-o", tmp_path / "file", "--backbone", "residual:srm"), "file")
     refused(dlprobe("fit", tmp_path / "none", "-o", tmp_path / "run"), "none")
+    refused(dlprobe("fit", tmp_path / "none", "-o", tmp_path / "run", "--baselines", "rigde"), "did you mean ridge")
+    refused(dlprobe("fit", tmp_path / "none", "-o", tmp_path / "run", "--threshold-policy", "area:x"), "no rate")
     refused(dlprobe("report", tmp_path), "no run")
     refused(dlprobe("cache", "info", tmp_path), "")
     assert not out.exists()

@@ -1,10 +1,12 @@
 """A run: interrupted and resumed, made again beside a user's files, with promised thresholds, and what cannot be."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 
 from dlprobe.cache import open_cache
 from dlprobe.errors import CacheError, DataError, DlprobeError, MetricError, ProbeError
@@ -12,6 +14,8 @@ from dlprobe.metrics import conformal_image_threshold
 from dlprobe.studies import fit_caches, read_run
 from dlprobe.studies.fitting.calibration import LEVELS, parse_policy, score_of
 from dlprobe.studies.fitting.methods.base import Baseline
+from dlprobe.studies.fitting.pool import open_pools
+from dlprobe.studies.fitting.scoring import Column, score_images
 from dlprobe.studies.fitting.splits import CALIBRATION, assign
 from dlprobe.studies.runs import DESK_NAME
 
@@ -106,36 +110,53 @@ def test_a_cache_that_cannot_be_fitted_is_one_clear_line(make_cache, quick, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_embeddings_that_are_not_finite_are_named(make_cache, quick, tmp_path, monkeypatch):
-    cache_path = make_cache()
-    from dlprobe.cache import FeatureCache
+def damaged(source, target, name, windows, value):
+    """Copy a cache and overwrite part of one of its arrays on disk."""
+    shutil.copytree(source, target)
+    array = zarr.open_group(target / "features.zarr", mode="r+")[name]
+    array[windows] = np.broadcast_to(value, array[windows].shape)
+    return target
 
-    cache = open_cache(cache_path)
-    last = int(np.flatnonzero(cache.windows["variant"] == "sp")[-1])
-    true = FeatureCache.moments
 
-    def moments(self, window_indices=None):
-        found = np.array(true(self, window_indices))
-        numbers = np.arange(len(self)) if window_indices is None else np.asarray(window_indices)
-        found[numbers == last] = np.nan
-        return found
-
-    monkeypatch.setattr(FeatureCache, "moments", moments)
-    with pytest.raises(CacheError, match=f"not finite.*{cache.windows['path'][last]}.*dlprobe cache verify"):
-        fit_caches([cache_path], tmp_path / "run", settings=quick)
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("name", ["moments", "embeddings"])
+def test_embeddings_that_are_not_finite_are_named(toy_cache, quick, tmp_path, name, split):
+    """In moments as in embeddings alone, of whichever window: never a silent 0."""
+    windows = open_cache(toy_cache).windows
+    found = assign(windows, n_folds=3)
+    group = dict(zip(("test", "val", "train"), range(3), strict=True))[split]
+    broken = np.flatnonzero((found.groups == group) & (windows["variant"] == "sp"))[-1:]
+    cache = damaged(toy_cache, tmp_path / "cache", name, broken, np.nan)
+    with pytest.raises(DlprobeError, match="not finite") as caught:
+        fit_caches([cache], tmp_path / "run", settings=quick)
+    assert "\n" not in str(caught.value)
+    if name == "moments":
+        assert windows["path"][broken[0]] in str(caught.value)
+        assert isinstance(caught.value, CacheError)
     assert not (tmp_path / "run").exists()
 
 
-def test_patches_that_are_all_ignored_are_one_line(toy_cache, quick, tmp_path, monkeypatch):
-    from dlprobe.cache import FeatureCache
+def test_a_tested_window_without_numbers_is_named(toy_cache, quick, tmp_path):
+    """Whatever no head ever saw must be told by its scores."""
+    broken = np.flatnonzero(open_cache(toy_cache).windows["variant"] == "sp")[-1:]
+    [(pool, _)] = open_pools([damaged(toy_cache, tmp_path / "cache", "embeddings", broken, np.nan)])
+    assignment = assign(pool.windows, n_folds=3)
+    columns = [Column("dice", SCHEME, fold, np.ones(12), 0.0, threshold=0.0) for fold in range(3)]
+    with pytest.raises(
+        CacheError, match=rf"not finite \(first: {pool.windows['path'][broken[0]]} .*dlprobe cache verify"
+    ):
+        score_images(pool, assignment, columns)
+    sound = [Column("dice", SCHEME, 0, np.full(12, np.nan), 0.0, threshold=0.0)]
+    [(pool, _)] = open_pools([toy_cache])
+    with pytest.raises(ProbeError, match="too large; lower the learning rates"):
+        score_images(pool, assignment, sound)
 
-    def coverage(self, window_indices=None):
-        n = len(self) if window_indices is None else len(window_indices)
-        return np.tile(np.array([0, 0, 0, 255], np.uint8), (n, *self.shape[1:3], 1))
 
-    monkeypatch.setattr(FeatureCache, "coverage", coverage)
+def test_patches_that_are_all_ignored_are_one_line(toy_cache, quick, tmp_path):
+    cache = damaged(toy_cache, tmp_path / "cache", "coverage", slice(None), [0, 0, 0, 255])
     with pytest.raises(DataError, match="every patch is ignored"):
-        fit_caches([toy_cache], tmp_path / "run", settings=quick)
+        fit_caches([cache], tmp_path / "run", settings=quick)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_scheme_that_leaves_one_class_is_a_flagged_row(make_cache, quick, tmp_path):

@@ -19,7 +19,7 @@ from dlprobe.metrics import (
     sources_needed,
     worst_by_source,
 )
-from dlprobe.studies.fitting.scoring import FLAGGED_SHARE, LOGIT_LIMIT, Stack, clean, images_of
+from dlprobe.studies.fitting.scoring import FLAGGED_SHARE, LOGIT_LIMIT, Stack, clean, images_of, require_numbers
 from dlprobe.studies.fitting.splits import CALIBRATION
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ def calibrate(
         known = label_patches(image.coverage, TRUTH_SCHEME) != IGNORE
         if known.any():
             sources.append(str(pool.windows["source_id"].iloc[image.windows[0]]))
-            values.append(measure(stack(image.embeddings)[known]))
+            logits = stack(image.embeddings)
+            require_numbers(logits, image.embeddings, pool, np.array(image.windows))
+            values.append(measure(logits[known]))
     table = np.stack(values)
     return [_keep(policy, worst_by_source(table[:, i], sources)) for i in range(len(columns))]
 

@@ -15,6 +15,7 @@ from scipy.special import logit
 
 from dlprobe.data import label_patches
 from dlprobe.data.labels import IGNORE, TRUTH_SCHEME, positive_patches
+from dlprobe.errors import CacheError, ProbeError
 from dlprobe.metrics import LogitHistogram, average_precision, best_f1_bounds, best_f1_thresholds, count, f1, iou
 
 if TYPE_CHECKING:
@@ -173,7 +174,9 @@ def _validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column]
         for fold in np.unique(folds):
             here = folds == fold
             known = truth[here] != IGNORE
-            logits = stacks[fold](block.embeddings[here])[known]
+            logits = stacks[fold](block.embeddings[here])
+            require_numbers(logits, block.embeddings[here], pool, block.windows[here])
+            logits = logits[known]
             histograms[fold].add(logits, truth[here][known] == 1)
     verdicts = [Verdict(float("nan"), HALF)] * len(columns)
     for fold, members in by_fold.items():
@@ -214,9 +217,34 @@ def score_images(pool: CachePool, assignment: Assignment, columns: Sequence[Colu
         if fold not in stacks:
             continue
         logits = stacks[fold](image.embeddings)
+        require_numbers(logits, image.embeddings, pool, np.array(image.windows))
         info = _identity(pool, int(image.windows[0]), fold)
         rows.extend(_image_rows(info, logits, image.coverage, [columns[i] for i in by_fold[fold]]))
     return pd.DataFrame.from_records(rows)
+
+
+def require_numbers(
+    logits: NDArray[np.float32], embeddings: NDArray[np.floating], pool: CachePool, windows: NDArray[np.int64]
+) -> None:
+    """Raise if a logit is not a number, which no threshold would mark: naming the window, or the heads, at fault.
+
+    Raises
+    ------
+    CacheError
+        If the embeddings of a window are not finite.
+    ProbeError
+        If the weights of a head are too large.
+    """
+    if not np.isnan(logits).any():
+        return
+    if (finite := np.isfinite(embeddings).all(axis=(1, 2, 3))).all():
+        msg = "a head gives scores that are no numbers: its weights are too large; lower the learning rates"
+        raise ProbeError(msg)
+    row = pool.windows.loc[windows[int(np.argmin(finite))]]
+    where = f"{row['path']} at y={row['y']}, x={row['x']}"
+    cache = pool.caches[row["cache"]].path
+    msg = f"{cache} holds embeddings that are not finite (first: {where}); run `dlprobe cache verify {cache}`"
+    raise CacheError(msg)
 
 
 @dataclass(slots=True)

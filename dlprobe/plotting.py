@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 #: Okabe and Ito's colours without the yellow, which is lost on white; neighbours also differ in lightness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
@@ -27,6 +29,8 @@ SCORE_MAP = "viridis"
 #: Of a vertical step that the series of one row share.
 _ROW_SPREAD = 0.7
 _DOTS_PER_INCH = 110
+#: Longer sides of maps are thinned to about this.
+_SHOWN_PX = 1200
 #: Small letters in an inch, and the room that a legend's handle takes among them.
 _CHARACTERS_PER_INCH, _HANDLE_CHARACTERS = 14, 8
 
@@ -238,6 +242,63 @@ def dots(
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.grid(axis="x", alpha=0.3)
     legend(ax)
+    return ax
+
+
+def bars(names: Sequence[str], values: ArrayLike, *, words: str, ax: Axes | None = None) -> Axes:
+    """Draw one horizontal bar a name, with its value written at the end.
+
+    Parameters
+    ----------
+    names : sequence of str
+        From top to bottom.
+    values : array_like of float, shape (n,)
+        At least 0.
+    words : str
+        What the values are.
+    ax : Axes, optional
+        New ones otherwise, as high as the names need.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = axes(ax, width_in=7.0, height_in=0.9 + 0.28 * len(names))
+    lengths = np.asarray(values, np.float64)
+    places = np.arange(len(names))[::-1]
+    drawn = ax.barh(places, lengths, color=PALETTE[0], height=_ROW_SPREAD)
+    ax.bar_label(drawn, [f"{length:.4g}" for length in lengths], padding=3, fontsize="small")
+    ax.set_yticks(places, names)
+    ax.set_xlim(0, 1.12 * max(lengths.max(initial=0), np.finfo(float).tiny))
+    ax.set_xlabel(words)
+    return ax
+
+
+def score_image(scores: NDArray[np.floating], *, words: str, ax: Axes | None = None) -> Axes:
+    """Draw a map of values in [0, 1] with a colour bar; every n-th pixel of a large one.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (height, width)
+    words : str
+        What the values are.
+    ax : Axes, optional
+        New ones otherwise, of the map's proportions.
+
+    Returns
+    -------
+    Axes
+        Its units are pixels of the whole map.
+    """
+    height, width = scores.shape
+    ax = axes(ax, width_in=6.0, height_in=float(np.clip(5.0 * height / width, 1.5, 10.0)))
+    step = max(1, max(height, width) // _SHOWN_PX)
+    drawn = ax.imshow(
+        scores[::step, ::step], cmap=SCORE_MAP, vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest"
+    )
+    figure_of(ax).colorbar(drawn, ax=ax, label=words)
+    ax.set_xlabel("x, pixels")
+    ax.set_ylabel("y, pixels")
     return ax
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dlprobe import plotting
 from dlprobe.data.audit import SAMPLE, audit
 from dlprobe.data.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size
 from dlprobe.data.layouts import LAYOUTS, Finding, Guess, Ignored, Record, Reject
@@ -24,6 +25,8 @@ from dlprobe.errors import DataError
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping
+
+    from matplotlib.axes import Axes
 
     from dlprobe.data.layouts.base import Item, Layout
 
@@ -82,6 +85,17 @@ class ScanResult:
         """Images and photographs for each combination of variant, generator and split."""
         kinds = self.manifest.frame.groupby(["variant", "generator", "split"])
         return kinds.agg(images=("path", "size"), sources=("source_id", "nunique")).reset_index()
+
+    def frame(self) -> pd.DataFrame:
+        """Return the findings, one a row: ``name``, ``severity``, ``count``, ``detail``, ``examples``."""
+        fields = ["name", "severity", "count", "detail", "examples"]
+        return pd.DataFrame([[getattr(finding, name) for name in fields] for finding in self.findings], columns=fields)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw how many photographs each variant and generator has: what a table of scores will rest on."""
+        kinds = self.manifest.frame.groupby(["variant", "generator"])["source_id"].nunique().reset_index()
+        names = [" ".join(filter(None, key)) for key in zip(kinds["variant"], kinds["generator"], strict=True)]
+        return plotting.bars(names, kinds["source_id"], ax=ax, words="photographs (source_ids)")
 
     @property
     def faults(self) -> list[Finding]:

@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
+import pandas as pd
 
+from dlprobe import plotting
 from dlprobe.cache import CachePlan, FeatureCache, open_writer
 from dlprobe.cache.buffers import Buffers
 from dlprobe.cache.layout import manifest_bytes
@@ -25,6 +27,7 @@ from dlprobe.extraction.stopping import sigterm_raises
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
@@ -73,6 +76,16 @@ class ExtractionReport:
     def drifted(self) -> bool:
         """Whether this machine computes something else than the one that began the cache."""
         return self.drift > DRIFT_LIMIT
+
+    def frame(self) -> pd.DataFrame:
+        """Return what was rejected, one a row: ``path``, ``windows``, ``reason``."""
+        rows = [(reject.path, len(reject.windows), reject.reason) for reject in self.rejected]
+        return pd.DataFrame(rows, columns=["path", "windows", "reason"])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw how many windows this run computed, found done and rejected."""
+        counts = {name: self.row()[name] for name in ("done", "skipped", "rejected")}
+        return plotting.bars(list(counts), list(counts.values()), ax=ax, words=f"windows, of {self.windows}")
 
     def row(self) -> dict[str, Any]:
         """Return the counts as one flat row of JSON values."""

@@ -14,7 +14,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
+import pandas as pd
 
+from dlprobe import plotting
 from dlprobe.data.images import enlarge
 from dlprobe.data.tiling import Box, tile, working_size
 from dlprobe.errors import DataError, ProbeError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import torch
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from dlprobe.backbones import Backbone
@@ -69,6 +72,24 @@ class ScoreMap:
     def inpainted(self) -> NDArray[np.float32]:
         """Score of INPAINTED at the image's own size, shape (height, width)."""
         return self.scores if self.scores.ndim == 2 else self.scores[..., -1]
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row on the score of INPAINTED, taken at working size: mean, p99, max, and share from 0.5 on."""
+        scores = self.working_scores
+        numbers = {
+            "height_px": self.inpainted.shape[0],
+            "width_px": self.inpainted.shape[1],
+            "windows_seen": self.windows_seen,
+            "mean": float(scores.mean(dtype=np.float64)),
+            "p99": float(np.percentile(scores, 99)),
+            "max": float(scores.max()),
+            "area": float((scores >= 0.5).mean()),
+        }
+        return pd.DataFrame([numbers])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the score of INPAINTED with a colour bar from 0 to 1."""
+        return plotting.score_image(self.inpainted, ax=ax, words="score of INPAINTED")
 
 
 def score_map(

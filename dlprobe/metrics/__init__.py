@@ -1,10 +1,12 @@
 """Scores as counts that add, exact and streamed rankings, intervals and tests over sources: arrays in, results out."""
 
 from dlprobe.metrics.calibration import (
+    Reliability,
     Temperature,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
+    reliability_curve,
     sigmoid,
 )
 from dlprobe.metrics.counts import (
@@ -69,6 +71,7 @@ __all__ = [
     "PairedDifference",
     "Protocol",
     "Ranking",
+    "Reliability",
     "SeedSpread",
     "Temperature",
     "aggregate",
@@ -103,6 +106,7 @@ __all__ = [
     "rank",
     "ratio_interval",
     "recall",
+    "reliability_curve",
     "risk_controlled_threshold",
     "roc_auc",
     "seed_spread",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logsumexp
 
+from dlprobe import plotting
 from dlprobe.errors import MetricError
+from dlprobe.metrics.statistics import ratio_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
 #: Between them a temperature is sought.
@@ -59,6 +66,84 @@ def expected_calibration_error(probabilities: ArrayLike, truth: ArrayLike, *, bi
     index = np.minimum((p * bins).astype(np.intp), bins - 1)
     gaps = np.bincount(index, y - p, minlength=bins)
     return float(np.abs(gaps).sum() / p.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reliability:
+    """How often what is said to be probable is true.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a bin that is not empty: ``probability`` (the mean of the bin), ``frequency``, ``low``, ``high`` (95 %
+        interval over sources), ``n_sources``, ``n``.
+    """
+
+    table: pd.DataFrame
+
+    def frame(self) -> pd.DataFrame:
+        """Return the table."""
+        return self.table
+
+    def plot(self, ax: Axes | None = None, *, series: int = 0, label: str | None = None) -> Axes:
+        """Draw the frequency against the probability, with intervals, beside the diagonal of a calibrated score.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            New ones otherwise; give those of another curve, and another `series`, to compare.
+        series : int
+            See `dlprobe.plotting.mark`.
+        label : str, optional
+            For the legend.
+        """
+        ax = plotting.axes(ax, width_in=4.6, height_in=4.6)
+        rows = self.table
+        ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
+        x = rows["probability"].to_numpy()
+        plotting.intervals(ax, x, rows["frequency"], rows["low"], rows["high"], series=series, label=label)
+        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean probability", ylabel="frequency of the positive class")
+        plotting.legend(ax)
+        return ax
+
+
+def reliability_curve(
+    probabilities: ArrayLike, truth: ArrayLike, sources: Sequence[str] | NDArray[np.str_], *, bins: int = 15
+) -> Reliability:
+    """Return the frequency of the positive class in bins of probability, with intervals over sources.
+
+    Parameters
+    ----------
+    probabilities, truth, bins
+        As in `expected_calibration_error`; flat.
+    sources : sequence of str
+        The source_id of each.
+
+    Returns
+    -------
+    Reliability
+        Each interval is `dlprobe.metrics.ratio_interval` over the sources in the bin: nan where they are few.
+
+    Raises
+    ------
+    MetricError
+        If the columns differ in length, or a probability lies outside [0, 1].
+    """
+    expected_calibration_error(probabilities, truth, bins=bins)  # refuses what is no probability
+    p, y = _pair(probabilities, truth)
+    _, source = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
+    if source.shape != p.shape:
+        msg = f"{p.size} probabilities and {source.size} source_ids; pass one source_id each"
+        raise MetricError(msg)
+    index = np.minimum((p * bins).astype(np.intp), bins - 1)
+    rows = []
+    for number in np.unique(index):
+        here = index == number
+        total, positive = np.bincount(source[here]), np.bincount(source[here], y[here])
+        interval = ratio_interval(positive[total > 0], total[total > 0], bounds=(0, 1))
+        rows.append((p[here].mean(), *interval[:4], int(here.sum())))
+    columns = ["probability", "frequency", "low", "high", "n_sources", "n"]
+    return Reliability(pd.DataFrame(rows, columns=columns))
 
 
 def negative_log_likelihood(logits: ArrayLike, truth: ArrayLike) -> float:

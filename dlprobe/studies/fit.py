@@ -14,6 +14,7 @@ from dlprobe.data.labels import CLASSES
 from dlprobe.data.provenance import Provenance
 from dlprobe.probes import Probe, make_card
 from dlprobe.spec import canonical_json, fingerprint
+from dlprobe.studies.displays import plot_comparisons, plot_results
 from dlprobe.studies.fitting.calibration import BEST_F1, calibrate, promise_text, score_of
 from dlprobe.studies.fitting.census import require_scorable
 from dlprobe.studies.fitting.methods.base import Task
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from dlprobe.metrics import Guarantee
@@ -81,6 +83,18 @@ class FitResult:
     def summary(self) -> pd.DataFrame:
         """Return the table that people read first."""
         return overview(self.results)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the table of results."""
+        return self.results
+
+    def plot(self, ax: Axes | None = None, scheme: str | None = None) -> Axes:
+        """Draw the IoU by kind and method; see `dlprobe.studies.displays.plot_results`."""
+        return plot_results(self.results, ax, scheme=scheme)
+
+    def plot_comparisons(self, ax: Axes | None = None) -> Axes:
+        """Draw the paired differences; see `dlprobe.studies.displays.plot_comparisons`."""
+        return plot_comparisons(self.comparisons, ax)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,9 +17,12 @@ import pandas as pd
 
 from dlprobe.errors import DlprobeError, OutputError
 from dlprobe.publish import publish
+from dlprobe.studies.displays import plot_comparisons, plot_results
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from matplotlib.axes import Axes
 
     from dlprobe.probes import Probe
 
@@ -55,6 +58,18 @@ class Run:
     path: Path
     record: dict[str, Any]
     tables: dict[str, pd.DataFrame] = field(repr=False)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the table of results."""
+        return self.tables["results"]
+
+    def plot(self, ax: Axes | None = None, scheme: str | None = None) -> Axes:
+        """Draw the IoU by kind and method; see `dlprobe.studies.displays.plot_results`."""
+        return plot_results(self.frame(), ax, scheme=scheme)
+
+    def plot_comparisons(self, ax: Axes | None = None) -> Axes:
+        """Draw the paired differences; see `dlprobe.studies.displays.plot_comparisons`."""
+        return plot_comparisons(self.tables["comparisons"], ax)
 
 
 def prepare_run(out: str | os.PathLike[str]) -> Path:

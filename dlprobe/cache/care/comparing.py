@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from dlprobe import plotting
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.errors import CacheError
 from dlprobe.spec import differences
@@ -14,6 +16,7 @@ from dlprobe.spec import differences
 if TYPE_CHECKING:
     import os
 
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
 _KEYS = ["path", "view", "y", "x", "h", "w"]
@@ -54,6 +57,19 @@ class Parity:
     max_abs: float
     rms: float
     worst_feature: int
+
+    def frame(self) -> pd.DataFrame:
+        """Return the numbers as a table of one row."""
+        return pd.DataFrame([asdict(self)])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the deviations from the same embeddings: 0 is none."""
+        parts = {
+            "1 - mean cosine": 1 - self.cosine_mean,
+            "1 - smallest cosine": 1 - self.cosine_min,
+            "relative rms difference": self.rms,
+        }
+        return plotting.bars(list(parts), list(parts.values()), ax=ax, words=f"on {self.windows} windows")
 
 
 def diff(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> list[Difference]:

@@ -1,0 +1,79 @@
+"""Pictures of the tables of a run; the tables are `dlprobe.studies.results`'."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dlprobe import plotting
+from dlprobe.errors import MetricError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def plot_results(results: pd.DataFrame, ax: Axes | None = None, *, scheme: str | None = None) -> Axes:
+    """Draw the IoU of each method on each kind of fake, with intervals, beside marking everything.
+
+    Parameters
+    ----------
+    results : DataFrame
+        See `dlprobe.studies.results.summarise`.
+    ax : Axes, optional
+        New ones otherwise.
+    scheme : str, optional
+        Labelling scheme to draw; the first of the table by default.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    MetricError
+        If the table has no row of that scheme.
+    """
+    rows = results[(results["metric"] == "iou@patch") & (results["method"] != "everything")]
+    chosen = scheme or next(iter(rows["scheme"]), "")
+    if chosen not in set(rows["scheme"]):
+        there = ", ".join(dict.fromkeys(rows["scheme"])) or "none"
+        msg = f"the run has no IoU under the scheme {chosen!r}; it has {there}"
+        raise MetricError(msg)
+    rows = rows[rows["scheme"] == chosen]
+    rows = rows.assign(series=rows["model"] + ", " + rows["method"])
+    ax = plotting.dots(
+        rows, rows="kind", series="series", ax=ax, reference="everything", reference_label="marking everything"
+    )
+    ax.set_xlim(0, 1)
+    ax.set_xlabel(f"IoU of INPAINTED patches at score 0.5 (scheme {chosen})")
+    return ax
+
+
+def plot_comparisons(comparisons: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the paired differences of a run with their intervals; a row for each comparison, kind and metric.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        See `dlprobe.studies.results.compare`.
+    ax : Axes, optional
+        New ones otherwise.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    MetricError
+        If nothing was compared.
+    """
+    if comparisons.empty:
+        msg = "the run compared nothing; fit a second scheme, method or model"
+        raise MetricError(msg)
+    rows = comparisons.rename(columns={"difference": "value"})
+    rows = rows.assign(row=rows["comparison"] + ", " + rows["kind"] + ", " + rows["metric"])
+    ax = plotting.dots(rows, rows="row", series="model", ax=ax)
+    ax.axvline(0, color="black", linestyle=":", linewidth=1)
+    ax.set_xlabel("paired difference over sources")
+    return ax

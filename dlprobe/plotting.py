@@ -269,7 +269,7 @@ def bars(names: Sequence[str], values: ArrayLike, *, words: str, ax: Axes | None
     drawn = ax.barh(places, lengths, color=PALETTE[0], height=_ROW_SPREAD)
     ax.bar_label(drawn, [f"{length:.4g}" for length in lengths], padding=3, fontsize="small")
     ax.set_yticks(places, names)
-    ax.set_xlim(0, 1.12 * max(lengths.max(initial=0), np.finfo(float).tiny))
+    ax.set_xlim(0, 1.12 * lengths.max(initial=0) or 1.0)
     ax.set_xlabel(words)
     return ax
 

@@ -99,6 +99,14 @@ def test_dots_name_rows_from_top_to_bottom_and_mark_the_reference():
     assert ax.lines[-1].get_xdata().tolist() == [0.1, 0.2]
 
 
+def test_bars_begin_at_0_also_where_all_are_0():
+    ax = plotting.bars(["a", "b"], [0, 0], words="windows")
+    assert ax.get_xlim() == (0, 1)
+    ax = plotting.bars(["a", "b"], [1, 3], words="windows")
+    assert [bar.get_width() for bar in ax.patches] == [1, 3]
+    assert [text.get_text() for text in ax.texts] == ["1", "3"]
+
+
 def test_one_series_needs_no_legend():
     ax = plotting.dots(FRAME[FRAME["method"] == "dice"], rows="kind", series="method")
     assert ax.get_legend() is None

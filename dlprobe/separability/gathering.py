@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dlprobe.data.labels import FULL
+from dlprobe.data.labels import CLASSES, FULL
 from dlprobe.data.manifest import source_groups
 from dlprobe.errors import MetricError
 from dlprobe.separability.kernels import KernelState, on_common_grid
-from dlprobe.separability.states import CLASSES, MomentsState, SampleState, patch_classes
+from dlprobe.separability.states import MomentsState, SampleState, patch_classes
 from dlprobe.separability.statistics.gaussians import Discriminant, discriminant, pair_of
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.linalg.blas import dsyrk
 
-from dlprobe.data.labels import FULL
-from dlprobe.data.provenance import Provenance
+from dlprobe.data.labels import CLASSES, FULL
 from dlprobe.errors import MetricError
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: The classes whose separation is measured, by index.
-CLASSES = (Provenance.PRISTINE, Provenance.AUTOENCODED, Provenance.INPAINTED)
 #: Index of a patch that belongs to no class.
 NO_CLASS = -1
 #: Rows that are converted to float64 at a time.

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dlprobe.data import SCHEMES, LabelScheme
+from dlprobe.data.labels import CLASSES, SCHEMES, LabelScheme
 from dlprobe.errors import MetricError
 from dlprobe.metrics import studentized_intervals
 from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.separability.gathering import PAIRS
 from dlprobe.separability.maps import scaled
 from dlprobe.separability.results import Task
-from dlprobe.separability.states import CLASSES
 from dlprobe.separability.statistics.directions import (
     Direction,
     angle_deg,

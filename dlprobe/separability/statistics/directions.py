@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dlprobe.data.labels import CLASSES
 from dlprobe.probes.exact import ClassMoments, ridge_path
-from dlprobe.separability.states import CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

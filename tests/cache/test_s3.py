@@ -294,11 +294,18 @@ def test_threads_pickles_and_spawned_processes(remote, whole):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_is_told_so(remote):
     cache = open_cache(remote)
-    with (
-        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool,
-        pytest.raises(CacheError, match="after a fork; start processes by 'spawn'"),
-    ):
-        pool.submit(cache.read, [3]).result()
+    here, there = multiprocessing.Pipe()
+
+    def read():
+        try:
+            cache.read([3])
+        except CacheError as error:
+            there.send(str(error))
+
+    process = multiprocessing.get_context("fork").Process(target=read)
+    process.start()
+    process.join()
+    assert "cannot be used after a fork; start processes by 'spawn' or 'forkserver'" in here.recv()
 
 
 class TestPlaces:

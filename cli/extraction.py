@@ -26,6 +26,7 @@ from .progress import progress_bar
 
 if TYPE_CHECKING:
     from dlprobe.extraction import ExtractionReport
+    from dlprobe.extraction.runners import Runner
 
 
 def extract(
@@ -55,6 +56,11 @@ def extract(
         str | None, typer.Option("--degrade", help="Preset, or chain such as 'jpeg:quality=80', of degraded views.")
     ] = None,
     shard: Annotated[str, typer.Option("--shard", help="'I/N': every N-th block from block I on, from 0.")] = "0/1",
+    runner: Annotated[str, typer.Option("--runner", help="'local', or 'ray' for the machines of a cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray cluster, such as auto or ray://HOST:10001.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; by GPUs or CPU cores.")] = None,
     max_pixels: MaxPixelsOpt = None,
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
@@ -86,6 +92,7 @@ def extract(
             store=store,
             compress=compress,
             shard=_shard(shard),
+            runner=_runner(runner, address, workers),
             retry_rejects=retry_rejects,
             allow_mixed=allow_mixed,
             **pixel_limit(max_pixels),
@@ -110,6 +117,17 @@ def _tell(report: ExtractionReport, as_json: bool) -> None:
         talk(f"rejected: {reject.path}: {reject.reason}")
     done = {"cache": str(report.path), "windows": report.windows, "done": report.done, "skipped": report.skipped}
     emit([{**done, "rejected": len(report.rejected), "drift": report.drift}], as_json=as_json)
+
+
+def _runner(name: str, address: str | None, workers: int | None) -> str | Runner:
+    from dlprobe.extraction import RayRunner
+
+    if name == "ray":
+        return RayRunner(address=address, workers=workers)
+    if address or workers:
+        msg = "--address and --workers are of --runner ray"
+        raise typer.BadParameter(msg)
+    return name
 
 
 def _shard(text: str) -> tuple[int, int]:

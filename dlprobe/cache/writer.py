@@ -99,7 +99,7 @@ class CacheWriter:
     """Writes blocks of one shard; made by `open_writer`, which holds the lock."""
 
     def __init__(self, store: Store, shard: Shard, *, fresh: bool) -> None:
-        self._store = store
+        self._store, self._shard = store, shard
         self.fresh = fresh
         self.place = store.place
         self.layout = store.layout
@@ -134,6 +134,11 @@ class CacheWriter:
         """Withdraw a block, its record first, so that it can be written again."""
         self.place.remove(record_name(block))
         self._store.drop([block])
+
+    def sweep(self) -> None:
+        """Remove what workers that were killed left of the blocks of this shard."""
+        with hold_setup(self.place):
+            _sweep(self._store, self._shard)
 
     def discard(self) -> None:
         """Withdraw all blocks of this shard; a cache that this writer made is then taken away on exit."""

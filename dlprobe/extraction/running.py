@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Unpack
@@ -15,16 +12,16 @@ import pandas as pd
 
 from dlprobe import plotting
 from dlprobe.cache import CachePlan, FeatureCache, open_writer
-from dlprobe.cache.buffers import Buffers
 from dlprobe.cache.layout import manifest_bytes
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import BackboneError, CacheError, DataError
-from dlprobe.extraction.decoding import decoded_ahead
-from dlprobe.extraction.embedding import AHEAD, BlockWork, embed_blocks, reference_embedding, with_moments
-from dlprobe.extraction.planning import Plan, PlanSettings, degradations_of, plan
+from dlprobe.extraction.embedding import reference_embedding
+from dlprobe.extraction.planning import Plan, PlanSettings, plan
+from dlprobe.extraction.runners import Job, find_runner
 from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -33,13 +30,11 @@ if TYPE_CHECKING:
     from dlprobe.backbones.base import Backbone
     from dlprobe.cache import CacheWriter, Reject, Shard
     from dlprobe.data.manifest import Manifest
-    from dlprobe.extraction.embedding import BlockContent
+    from dlprobe.extraction.runners import Runner
     from dlprobe.spec import ModelSpec
 
 Progress = Callable[[int, int], None]
 
-#: Threads that finish and write blocks, each one block at a time.
-WRITERS = max(1, min(4, (os.cpu_count() or 1) // 4))
 #: Relative difference of the reference embedding above which a machine is said to compute something else.
 DRIFT_LIMIT = 1e-3
 _RECORDED = ("dlprobe", "numpy", "pillow", "timm", "torch", "zarr", "numcodecs", "pyarrow")
@@ -111,6 +106,7 @@ def extract(
     store: str | None = None,
     compress: bool = False,
     max_pixels: int = MAX_PIXELS,
+    runner: str | Runner = "local",
     progress: Progress | None = None,
     **settings: Unpack[PlanSettings],
 ) -> ExtractionReport:
@@ -140,6 +136,8 @@ def extract(
         Compress all of a new Zarr cache; of embeddings it saves about 6 %, and costs most of the reading speed.
     max_pixels : int
         Images and masks with more pixels are rejects; raise it for files that you trust. No part of the identity.
+    runner : {"local", "ray"} or Runner
+        What computes the blocks: this process, or a Ray cluster (see `dlprobe.extraction.RayRunner`).
     progress : callable, optional
         Called with the number of windows done and in all.
     **settings
@@ -172,7 +170,7 @@ def extract(
             drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
             if retry_rejects:
                 _forget_rejects(writer)
-            done = fill(writer, planned, manifest, settled, progress, max_pixels=max_pixels)
+            done = fill(writer, planned, manifest, settled, progress, max_pixels=max_pixels, runner=runner)
             rejected = _rejected(writer)
         return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift)
 
@@ -254,46 +252,23 @@ def fill(
     progress: Progress | None,
     *,
     max_pixels: int = MAX_PIXELS,
+    runner: str | Runner = "local",
 ) -> int:
-    """Compute the missing blocks of a writer's shard, and return the number of their windows.
-
-    Images are decoded ahead and blocks written behind, in threads; what is in work is bounded.
-    """
-    layout, missing = writer.layout, writer.missing
-    spec = layout.spec
-    windows = [planned.windows[slice(*layout.block_range(block))] for block in missing]
-    total, left = writer.n_windows, sum(map(len, windows))
+    """Compute the missing blocks of a writer's shard, and return the number of their windows."""
+    missing, layout = writer.missing, writer.layout
+    sizes = {block: stop - start for block in missing for start, stop in [layout.block_range(block)]}
+    total, left = writer.n_windows, sum(sizes.values())
     tell, done = progress or _silent, total - left
     tell(done, total)
-    behind: deque[tuple[Future[None], int]] = deque()
-    memory = Buffers((WRITERS + 1 + AHEAD) * len(layout.block_arrays))
-    with (
-        decoded_ahead(manifest, windows, spec.model, degradations_of(spec), max_pixels=max_pixels) as decoded,
-        ThreadPoolExecutor(WRITERS, thread_name_prefix="dlprobe-write") as disk,
-    ):
-        works = (
-            BlockWork(manifest, layout, block, images, memory) for block, images in zip(missing, decoded, strict=True)
-        )
-        for work in embed_blocks(backbone, works):
-            while len(behind) >= WRITERS:
-                done += _written(behind)
-                tell(done, total)
-            behind.append((disk.submit(_write, writer, work.block, work.content()), work.windows))
-        while behind:
-            done += _written(behind)
-            tell(done, total)
+
+    def written(block: int) -> None:
+        nonlocal done
+        done += sizes[block]
+        tell(done, total)
+
+    job = Job(manifest=manifest, backbone=backbone, windows=planned.windows, max_pixels=max_pixels)
+    find_runner(runner).run(job, writer, missing, written)
     return left
-
-
-def _write(writer: CacheWriter, block: int, content: BlockContent) -> None:
-    whole = with_moments(content)
-    writer.write_block(block, whole.arrays, whole.images, whole.rejects)
-
-
-def _written(behind: deque[tuple[Future[None], int]]) -> int:
-    future, count = behind.popleft()
-    future.result()
-    return count
 
 
 def _silent(_done: int, _total: int) -> None:

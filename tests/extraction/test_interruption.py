@@ -15,7 +15,7 @@ import pytest
 from dlprobe.cache import open_cache
 from dlprobe.errors import CacheError
 from dlprobe.extraction import extract
-from dlprobe.extraction.running import WRITERS
+from dlprobe.extraction.runners.local import WRITERS
 
 SETTINGS = {"stride_px": 40, "block_windows": 4}
 KILLER = Path(__file__).with_name("killer.py")
@@ -217,7 +217,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {folder!r})
 import projection
 from dlprobe.extraction import extract
-from dlprobe.extraction.running import WRITERS
+from dlprobe.extraction.runners.local import WRITERS
 
 def progress(done, total):
     if done == 4:

@@ -1,0 +1,176 @@
+"""A real Ray cluster on this machine: the bytes of one process, whatever is killed."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dlprobe.backbones import load_backbone
+from dlprobe.cache import open_cache, verify
+from dlprobe.errors import BackboneError, CacheError
+from dlprobe.extraction import RayRunner, extract
+
+pytestmark = pytest.mark.slow  # a cluster takes seconds to start, and workers to load torch
+SETTINGS = {"stride_px": 40, "block_windows": 2}
+
+
+@pytest.fixture(scope="class")
+def cluster():
+    """Return nothing, while a cluster with room for two workers is there, to which this process is connected."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Return a backbone that every process can import."""
+    return load_backbone("residual:srm", window_px=56)
+
+
+@pytest.fixture(scope="module")
+def images(projection, tmp_path_factory):
+    return projection.write_images(tmp_path_factory.mktemp("images"), projection.SIZES * 2)
+
+
+@pytest.fixture(scope="module")
+def alone(images, model, tmp_path_factory):
+    """Return the folder of what this process extracts alone."""
+    path = tmp_path_factory.mktemp("alone") / "cache"
+    extract(images, model, path, **SETTINGS)
+    return path
+
+
+def workers():
+    """Return the processes of the actors."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "BlockWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.usefixtures("cluster")
+class TestOnACluster:
+    @pytest.mark.parametrize("store", ["zarr", "hdf5"])
+    def test_the_bytes_are_those_of_one_process(self, images, model, tmp_path, tree, store):
+        seen = []
+        settings = {**SETTINGS, "store": store}
+        extract(images, model, tmp_path / "alone", **settings)
+        settings["runner"] = RayRunner(workers=2)
+        report = extract(images, model, tmp_path / "cache", progress=lambda *n: seen.append(n), **settings)
+        assert tree(tmp_path / "cache") == tree(tmp_path / "alone")
+        assert (seen[0], seen[-1]) == ((0, report.windows), (report.windows, report.windows))
+        assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+        assert extract(images, model, tmp_path / "cache", **settings).done == 0
+
+    def test_a_killed_worker_costs_the_blocks_in_its_hands_alone(self, images, model, tmp_path, alone, tree):
+        killed = []
+
+        def kill_one(done, _total):
+            if done >= 6 and not killed:
+                victim = workers()[0]
+                victim.send_signal(signal.SIGKILL)
+                killed.append(victim.pid)
+
+        report = extract(images, model, tmp_path / "cache", runner=RayRunner(workers=2), progress=kill_one, **SETTINGS)
+        assert killed
+        assert report.done == report.windows
+        assert tree(tmp_path / "cache") == tree(alone)
+        assert not list((tmp_path / "cache").rglob(".dlprobe-scratch-*"))
+        assert verify(tmp_path / "cache") == []
+
+    def test_workers_that_die_again_and_again_end_it(self, images, model, tmp_path, alone, tree):
+        stop = threading.Event()
+
+        def kill_all():
+            while not stop.wait(0.02):
+                for process in workers():
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.send_signal(signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_all)
+        killer.start()
+        try:
+            with pytest.raises(CacheError, match="3 workers died over block") as caught:
+                extract(images, model, tmp_path / "cache", runner=RayRunner(workers=2), **SETTINGS)
+        finally:
+            stop.set()
+            killer.join()
+        assert "\n" not in str(caught.value)
+        extract(images, model, tmp_path / "cache", **SETTINGS)
+        assert tree(tmp_path / "cache") == tree(alone)
+
+    def test_what_goes_wrong_in_a_worker_is_said_as_it_would_be_here(self, images, tmp_path, projection):
+        class Unsendable(projection.Projection):
+            lock = threading.Lock()
+
+            def __getstate__(self):
+                return {**self.__dict__, "lock": self.lock}
+
+        with pytest.raises(BackboneError, match=r"cannot be sent to other machines .* use the engine torch"):
+            extract(images, Unsendable(), tmp_path / "cache", runner="ray", **SETTINGS)
+        assert not (tmp_path / "cache").exists()
+
+    def test_more_workers_than_there_is_room_for(self, images, model, tmp_path):
+        with pytest.raises(CacheError, match="room for 2 workers of 1 CPU"):
+            extract(images, model, tmp_path / "cache", runner=RayRunner(workers=9), **SETTINGS)
+        assert not (tmp_path / "cache").exists()
+
+
+def test_ctrl_c_ends_the_cluster_and_keeps_what_was_recorded(images, model, tmp_path, alone, tree):
+    script = tmp_path / "run.py"
+    script.write_text(INTERRUPTED.format(folder=str(Path(__file__).parent), images=str(images.root)))
+    with subprocess.Popen(
+        [sys.executable, script, tmp_path / "cache"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        run.stdout.readline()
+        children = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(signal.SIGINT)
+        assert run.wait() == 130, run.stderr.read()
+    psutil.wait_procs(children, timeout=30)
+    assert not [process for process in children if process.is_running()]
+    cache = open_cache(tmp_path / "cache")
+    assert 0 < len(cache.missing_blocks) < cache.n_blocks
+    assert not list((tmp_path / "cache").rglob(".dlprobe-scratch-*"))
+    stored = {int(path.name.split(".")[1]) for path in cache.path.glob("features.zarr/embeddings/c.*")}
+    assert stored.isdisjoint(cache.missing_blocks)
+    extract(images, model, tmp_path / "cache", **SETTINGS)
+    assert tree(tmp_path / "cache") == tree(alone)
+
+
+INTERRUPTED = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.insert(0, {folder!r})
+import projection
+from dlprobe.backbones import load_backbone
+from dlprobe.extraction import RayRunner, extract
+
+def progress(done, total):
+    if done >= 6:
+        print("begun", flush=True)
+        time.sleep(60)
+
+manifest = projection.write_images(pathlib.Path({images!r}), projection.SIZES * 2)
+try:
+    extract(manifest, load_backbone("residual:srm", window_px=56), sys.argv[1], stride_px=40, block_windows=2,
+            runner=RayRunner(workers=1), progress=progress)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_no_cluster_at_an_address(images, model, tmp_path):
+    with pytest.raises(CacheError, match=r"no Ray cluster at 127\.0\.0\.1:9") as caught:
+        extract(images, model, tmp_path / "cache", runner=RayRunner(address="127.0.0.1:9"), **SETTINGS)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()

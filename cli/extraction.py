@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from dlprobe.extraction import ExtractionReport
     from dlprobe.extraction.runners import Runner
 
+RunnerOpt = Annotated[str, typer.Option("--runner", help="'local', or 'ray' for the machines of a cluster.")]
+AddressOpt = Annotated[str | None, typer.Option("--address", help="Ray cluster, such as auto or ray://HOST:10001.")]
+WorkersOpt = Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; by GPUs or CPU cores.")]
+DegradeOpt = Annotated[
+    str | None, typer.Option("--degrade", help="Preset, or chain such as 'jpeg:quality=80', of degraded views.")
+]
+
 
 def extract(
     manifest: Annotated[Path, typer.Argument(help="Manifest that `dlprobe scan` wrote.")],
@@ -52,15 +59,11 @@ def extract(
     compiled: CompileOpt = False,
     root: RootOpt = None,
     views: Annotated[int, typer.Option("--views", min=1, help="Clean view and degraded ones of each image.")] = 1,
-    degrade: Annotated[
-        str | None, typer.Option("--degrade", help="Preset, or chain such as 'jpeg:quality=80', of degraded views.")
-    ] = None,
+    degrade: DegradeOpt = None,
     shard: Annotated[str, typer.Option("--shard", help="'I/N': every N-th block from block I on, from 0.")] = "0/1",
-    runner: Annotated[str, typer.Option("--runner", help="'local', or 'ray' for the machines of a cluster.")] = "local",
-    address: Annotated[
-        str | None, typer.Option("--address", help="Ray cluster, such as auto or ray://HOST:10001.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; by GPUs or CPU cores.")] = None,
+    runner: RunnerOpt = "local",
+    address: AddressOpt = None,
+    workers: WorkersOpt = None,
     max_pixels: MaxPixelsOpt = None,
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,

@@ -86,7 +86,7 @@ def readinto(cache: FeatureCache) -> int:
     buffers = {name: np.empty(cache.store.layout.arrays()[name].chunk_bytes, np.uint8) for name in NAMES}
     for block in range(cache.n_blocks):
         for name in NAMES:
-            with cache.store.extent(name, block).path.open("rb", buffering=0) as file:
+            with (cache.path / cache.store.extent(name, block).name).open("rb", buffering=0) as file:
                 total += file.readinto(buffers[name])
     return total
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Take = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 
 _JOINED = ("path", "variant", "source_id", "donor_id", "generator", "mask_kind", "split", "dataset")
-#: Embeddings and coverage of the group being read, the one read ahead, and one still in the caller's hands.
+#: Embeddings and coverage of the block being read, the one read ahead, and one still in the caller's hands.
 _MOST_BUFFERS = 6
 
 
@@ -228,7 +228,8 @@ class FeatureCache:
     ) -> Iterator[Block]:
         """Iterate once over the windows that were not rejected.
 
-        A thread reads ahead; memory is bounded by twice the shuffle buffer (without a seed, by two blocks).
+        A thread reads ahead; memory is bounded by two blocks, or by twice the shuffle buffer where chunks are
+        compressed or lie on S3.
 
         Parameters
         ----------
@@ -252,7 +253,13 @@ class FeatureCache:
         for block in np.unique(selected // self.cache_spec.block_windows):
             self.record(int(block))
         return stream(
-            self.read, selected, self.cache_spec.block_windows, seed=seed, buffer_blocks=buffer_blocks, block=Block
+            self.read,
+            selected,
+            self.cache_spec.block_windows,
+            seed=seed,
+            buffer_blocks=buffer_blocks,
+            block=Block,
+            by_group="embeddings" in self.store.packed or self.place.folder is None,
         )
 
     def moments(self, window_indices: ArrayLike | None = None) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def groups(
     selected: NDArray[np.int64], block_windows: int, *, seed: int | None, buffer_blocks: int
 ) -> list[NDArray[np.int64]]:
-    """Return the windows that are in memory together, group after group, in the order in which they are handed out.
+    """Return the windows that are mixed with each other, group after group, in the order in which they are handed out.
 
     Parameters
     ----------
@@ -49,8 +49,9 @@ def stream(
     seed: int | None,
     buffer_blocks: int,
     block: type[Block],
+    by_group: bool,
 ) -> Iterator[Block]:
-    """Yield blocks of at most `block_windows` windows while a thread reads the next group.
+    """Yield blocks of at most `block_windows` windows while a thread reads on.
 
     Parameters
     ----------
@@ -60,8 +61,13 @@ def stream(
         As for `groups`.
     block : type
         Class of what is yielded.
+    by_group : bool
+        Read a whole group at a time, for stores where windows apart from each other cost more than memory. Else as many
+        windows are read as are handed out at once, so that a wide mix takes no more memory than a narrow one.
     """
     pending = groups(selected, block_windows, seed=seed, buffer_blocks=buffer_blocks)
+    if not by_group:
+        pending = [group[i : i + block_windows] for group in pending for i in range(0, len(group), block_windows)]
     with ThreadPoolExecutor(1, thread_name_prefix="dlprobe-read-ahead") as pool:
         ahead = pool.submit(read, pending[0])
         for group in range(len(pending)):

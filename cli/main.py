@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cache, exchange, extraction, fitting, images, scanning, separability, synthesis
+from . import cache, doctor, exchange, extraction, fitting, images, scanning, separability, synthesis
 from .boundary import Boundary
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ def demo(
 app.command()(scanning.scan)
 app.command()(extraction.extract)
 app.command()(extraction.backbones)
+app.command()(doctor.doctor)
 app.command()(synthesis.synthesize)
 app.command()(fitting.fit)
 app.command()(fitting.report)

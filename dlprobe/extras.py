@@ -25,10 +25,11 @@ def require(extra: str, purpose: str, *modules: str) -> None:
     ExtraError
         If one of them is missing; the line says how to install the extra.
     """
-    if missing := [name for name in modules if not _is_there(name)]:
+    if missing := [name for name in modules if not has(name)]:
         msg = f"{purpose} needs {' and '.join(missing)}; install with pip install 'dlprobe[{extra}]'"
         raise ExtraError(msg)
 
 
-def _is_there(name: str) -> bool:
+def has(name: str) -> bool:
+    """Tell whether a module is installed, without importing it."""
     return sys.modules[name] is not None if name in sys.modules else find_spec(name) is not None

@@ -89,7 +89,7 @@ class TorchBackbone(ABC):
         self.automatic_batch = automatic_batch
         self._mean = torch.tensor(spec.mean, dtype=torch.float32, device=device)
         self._std = torch.tensor(spec.std, dtype=torch.float32, device=device)
-        self._engine = self._make_engine()
+        self.engine = self._make_engine()
 
     @property
     @abstractmethod
@@ -130,7 +130,7 @@ class TorchBackbone(ABC):
         """Return the same backbone, the network shared, with another batch size, chosen and no longer automatic."""
         other = copy(self)
         other.pins, other.automatic_batch = replace(self.pins, batch_size=batch_size), False
-        other._engine = self._engine.with_pins(other.pins)
+        other.engine = self.engine.with_pins(other.pins)
         return other
 
     def __call__(self, windows: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
@@ -198,7 +198,7 @@ class TorchBackbone(ABC):
         if self.pins.engine != "torch":
             msg = f"the engine {self.pins.engine} gives no gradients; load {self.spec.backbone} with engine torch"
             raise BackboneError(msg)
-        _, patches = self._engine.compute(self._pixels(windows))
+        _, patches = self.engine.compute(self._pixels(windows))
         return patches.float().reshape(len(windows), self.spec.grid, self.spec.grid, self.width)
 
     def start(self, windows: torch.Tensor) -> Callable[[], Tokens]:
@@ -207,7 +207,7 @@ class TorchBackbone(ABC):
         Several batches may be at work; under OpenVINO, and on CUDA, the caller has its hands free meanwhile.
         """
         with torch.inference_mode():
-            return self._engine.start(self._pixels(windows))
+            return self.engine.start(self._pixels(windows))
 
     def _one_ahead(self, windows: torch.Tensor) -> Iterator[tuple[slice, Tokens]]:
         """Give places and tokens, batch by batch, with the next batch at work already."""

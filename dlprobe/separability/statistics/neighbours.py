@@ -89,7 +89,7 @@ def silhouette(matrix: NDArray[np.float64], classes: NDArray[np.int64], allowed:
     alone = members.sum(axis=0)[own.argmax(axis=1)] == 1
     known = (np.isfinite(inside) & np.isfinite(outside)) | alone
     larger = np.maximum(inside, outside)
-    values = np.divide(outside - inside, larger, out=np.zeros_like(inside), where=known & ~alone & (larger > 0))
+    values = np.divide(outside - inside, larger, out=np.zeros_like(inside), where=known & (larger > 0))
     return float(values[known].mean()) if known.any() else float("nan")
 
 

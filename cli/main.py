@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cache, doctor, exchange, extraction, fitting, images, scanning, separability, synthesis
+from . import cache, doctor, exchange, extraction, fitting, images, scanning, separability, studies, synthesis
 from .boundary import Boundary
 
 app = typer.Typer(
@@ -62,4 +62,5 @@ app.command()(images.localize)
 app.command()(exchange.export)
 app.command()(exchange.push)
 app.command()(exchange.pull)
+app.add_typer(studies.app, name="study")
 app.add_typer(cache.app, name="cache")

@@ -18,7 +18,7 @@ from dlprobe.studies.displays import plot_comparisons, plot_results
 from dlprobe.studies.fitting.calibration import BEST_F1, calibrate, promise_text, score_of
 from dlprobe.studies.fitting.census import require_scorable
 from dlprobe.studies.fitting.methods.base import Task
-from dlprobe.studies.fitting.pool import open_pools
+from dlprobe.studies.fitting.pool import open_pools, share_grid
 from dlprobe.studies.fitting.scoring import score_images
 from dlprobe.studies.fitting.selection import select
 from dlprobe.studies.fitting.settings import FitSettings
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dlprobe.studies.fitting.scoring import Column
     from dlprobe.studies.fitting.selection import Selection
     from dlprobe.studies.fitting.splits import Assignment
+    from dlprobe.studies.pixels import PixelGrid
 
 #: Of the folder in which a model's probe of each fold is kept.
 FOLDS_FOLDER = "folds"
@@ -118,7 +119,8 @@ def fit_caches(
 ) -> FitResult:
     """Fit every head of the grid beside the baselines, and score the chosen ones on sources they never saw.
 
-    Caches of one model_fingerprint are pooled; of different ones compared on the windows that all hold.
+    Caches of one model_fingerprint are pooled. Different models are compared on the windows that all hold, or, where
+    their windows or patches differ in size, on the pixels that windows of all show.
 
     Parameters
     ----------
@@ -148,10 +150,11 @@ def fit_caches(
     chosen = settings or FitSettings()
     target = prepare_run(out)
     pools = open_pools(caches, test)
+    pixels = share_grid([pool for pool, _ in pools])
     names = _names([pool for pool, _ in pools])
     with desk(target, _identity(pools, chosen)) as place:
         fits = [
-            _fit_model(name, pool, is_test, settings=chosen, place=place, progress=progress)
+            _fit_model(name, pool, is_test, pixels, settings=chosen, place=place, progress=progress)
             for name, (pool, is_test) in zip(names, pools, strict=True)
         ]
         return _publish(target, fits, chosen)
@@ -196,6 +199,7 @@ def _fit_model(
     name: str,
     pool: CachePool,
     is_test: NDArray[np.bool_],
+    pixels: PixelGrid | None,
     *,
     settings: FitSettings,
     place: Path,
@@ -209,6 +213,7 @@ def _fit_model(
         hold_out=settings.hold_out,
         test=is_test,
         calibration=policy.sources_needed,
+        train_sources=settings.train_sources,
         seed=settings.seed,
     )
     require_scorable(pool, assignment)
@@ -219,8 +224,10 @@ def _fit_model(
     promises: dict[int, Guarantee] = {}
     if policy.kind != BEST_F1:
         selection, promises = _promised(pool, assignment, selection, policy)
-    images = score_images(pool, assignment, selection.tested).assign(model=name)
+    images = score_images(pool, assignment, selection.tested, pixels).assign(model=name)
     notes = [f"split: {assignment.description}", *selection.notes]
+    if pixels is not None and pixels.n_left_out:
+        notes.append(f"{pixels.n_left_out} images left out: not all models hold them at one working size")
     return _ModelFit(name, pool, assignment, selection, promises, images, notes)
 
 

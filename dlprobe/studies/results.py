@@ -43,6 +43,11 @@ def kinds(images: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
                     yield f"{variant} {value or '(none)'}", part
 
 
+def grid_of(images: pd.DataFrame) -> str:
+    """Return the grid that images were scored on, which is part of every metric's name: ``patch`` or ``px``."""
+    return str(images["grid"].iloc[0]) if len(images) else "patch"
+
+
 def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return means over sources with studentized intervals, in long form.
 
@@ -74,7 +79,7 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                     {
                         "kind": kind,
                         **dict(zip(METHOD_KEY, key, strict=True)),
-                        "metric": f"{metric}@patch",
+                        "metric": f"{metric}@{grid_of(images)}",
                         "value": interval.estimate,
                         "low": interval.low,
                         "high": interval.high,
@@ -157,7 +162,7 @@ def compare(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 "model": plan.right[0],
                 "comparison": plan.name,
                 "kind": plan.kind,
-                "metric": f"{plan.metric}@patch",
+                "metric": f"{plan.metric}@{grid_of(images)}",
                 "difference": found.estimate,
                 "low": found.low,
                 "high": found.high,
@@ -174,7 +179,7 @@ def overview(results: pd.DataFrame) -> pd.DataFrame:
 
     A cell is the IoU on fakes and the false area on authentic images, both at the score 0.5, with its interval.
     """
-    wanted = results[results["metric"].isin(["iou@patch", "false_area@patch"])]
+    wanted = results[results["metric"].str.partition("@")[0].isin(["iou", "false_area"])]
     several = results["model"].nunique() > 1
     rows: list[dict[str, object]] = []
     for (kind, metric), part in wanted.groupby(["kind", "metric"], sort=False):

@@ -188,7 +188,7 @@ def test_degraded_views_neither_choose_nor_are_tested(tiny_manifest, tiny_backbo
     rows = found.images.query("method == 'dice'")
     assert len(rows) == rows["path"].nunique() == len(some)
     clean = table[table["view"] == 0].groupby("path").size() * 64
-    np.testing.assert_array_equal(rows.set_index("path")["n_patches"].sort_index(), clean.sort_index())
+    np.testing.assert_array_equal(rows.set_index("path")["n_units"].sort_index(), clean.sort_index())
 
 
 def test_pooled_caches_are_mixed_within_an_epoch(tiny_manifest, tiny_backbone, tmp_path):
@@ -204,14 +204,6 @@ def test_pooled_caches_are_mixed_within_an_epoch(tiny_manifest, tiny_backbone, t
     assert halves[0] == pytest.approx(halves[1], abs=0.2)
     batches = minibatches(pool, np.zeros(len(pool.windows), np.int64), [SCHEME], everything, batch_windows=16, seed=3)
     assert all(len(set(pool.windows["cache"].to_numpy()[batch.windows])) == 2 for batch in list(batches)[:-1])
-
-
-def test_models_on_different_grids_are_not_compared(tiny_cache, tiny_manifest, tmp_path):
-    other = load_backbone("timm:vit_tiny_patch16_224", weights="random:0", window_px=112, layers=(0,))
-    assert other.patch_px == 16
-    extract(tiny_manifest.select(tiny_manifest.frame.index < 4), other, tmp_path / "other", stride_px=112)
-    with pytest.raises(CacheError, match="no common patch grid"):
-        fit_caches([tiny_cache, tmp_path / "other"], tmp_path / "run")
 
 
 def test_an_image_without_an_inpainted_patch_has_no_iou_for_any_method():

@@ -126,3 +126,42 @@ def test_a_test_set_leaves_the_manifests_split_of_the_others_alone():
     found = assign(frame, test=test)
     expected = np.select([test, number < 20, number < 30], [2, 0, 1], UNUSED)
     np.testing.assert_array_equal(found.groups, expected)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_training_is_thinned_and_nothing_else(count):
+    frame = windows()
+    whole = assign(frame, n_folds=4, hold_out=["late"])
+    found = assign(frame, n_folds=4, hold_out=["late"], train_sources=count)
+    for fold, old in zip(found.folds, whole.folds, strict=True):
+        for name in ("val", "test"):
+            here, there = (np.isin(one.groups, getattr(f, name)) for one, f in ((found, fold), (whole, old)))
+            np.testing.assert_array_equal(here, there)
+        chosen = sources_of(frame, found, fold.train)
+        assert len(chosen) == count
+        assert chosen <= sources_of(frame, whole, old.train)
+        assert set(frame["donor_id"][frame["source_id"].isin(chosen)]) - {""} <= chosen
+        assert not (frame["generator"] == "late")[np.isin(found.groups, fold.train)].any()
+    assert len(sources_of(frame, found, found.final)) == count
+    assert f"trained on {count} sources" in found.description
+
+
+def test_more_training_contains_less():
+    frame = windows()
+    few, many = (assign(frame, n_folds=4, train_sources=count) for count in (2, 4))
+    for one, other in zip(few.folds, many.folds, strict=True):
+        assert sources_of(frame, few, one.train) < sources_of(frame, many, other.train)
+
+
+def test_one_split_is_thinned_too():
+    frame = windows(200, donors=False)
+    whole, found = assign(frame, n_folds=0), assign(frame, n_folds=0, train_sources=30)
+    assert len(sources_of(frame, found, (0,))) == 30
+    for group in (1, 2):
+        np.testing.assert_array_equal(found.groups == group, whole.groups == group)
+
+
+@pytest.mark.parametrize("count", [1, 9, 100])
+def test_a_number_that_no_fold_can_train_on_is_refused(count):
+    with pytest.raises(DataError, match=f"{count} sources to train on are out of range: a fold can train on 2 to"):
+        assign(windows(), n_folds=4, train_sources=count)

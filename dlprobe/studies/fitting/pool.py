@@ -15,10 +15,11 @@ from dlprobe.data import label_patches
 from dlprobe.errors import CacheError, DataError
 from dlprobe.probes import GroupMoments, HeadBatch
 from dlprobe.spec import require_same
+from dlprobe.studies.pixels import IMAGE_KEY, PixelGrid
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -89,6 +90,16 @@ class CachePool:
         """Keep only the windows with one of these keys (`WINDOW_KEY`); return how many remain."""
         self.kept &= pd.MultiIndex.from_frame(self.windows[WINDOW_KEY]).isin(keys)
         return int(self.kept.sum())
+
+    def keep_images(self, keys: Collection[tuple[str, ...]]) -> int:
+        """Keep only the windows of the images with one of these keys (`IMAGE_KEY`); return how many remain."""
+        self.kept &= pd.MultiIndex.from_frame(self.windows[IMAGE_KEY]).isin(list(keys))
+        return int(self.kept.sum())
+
+    def regions(self, windows: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the region maps of windows of one cache, shape (window, y, x)."""
+        number = int(self.windows["cache"].iloc[windows[0]])
+        return self.caches[number].regions(np.asarray(windows) - self._starts[number])
 
     def keys(self) -> pd.MultiIndex:
         """Return the keys of the kept windows."""
@@ -191,13 +202,12 @@ def open_pools(
     Returns
     -------
     list of (CachePool, ndarray of bool)
-        For each model in the order of `paths`: its pool, and which windows are of a test cache. Pools of several models
-        keep only the windows that all of them hold.
+        For each model in the order of `paths`: its pool, and which windows are of a test cache.
 
     Raises
     ------
     CacheError
-        If a cache is incomplete, or models have no window in common.
+        If a cache is incomplete.
     DataError
         If no cache is given.
     """
@@ -217,17 +227,42 @@ def open_pools(
         pool = CachePool([cache for cache, _ in members])
         is_test_cache = np.array([is_test for _, is_test in members])
         pools.append((pool, is_test_cache[pool.windows["cache"].to_numpy()]))
-    if len(pools) > 1:
-        _restrict_to_common([pool for pool, _ in pools])
     return pools
 
 
-def _restrict_to_common(pools: Sequence[CachePool]) -> None:
-    grids = {(pool.model_spec.window_px, pool.model_spec.patch_px) for pool in pools}
-    if len(grids) > 1:
-        found = " and ".join(f"{window}/{patch}" for window, patch in sorted(grids))
-        msg = f"models with windows and patches of {found} px have no common patch grid; compare models of one grid"
-        raise CacheError(msg)
+def share_grid(pools: Sequence[CachePool]) -> PixelGrid | None:
+    """Restrict the pools of several models to what all of them show.
+
+    Parameters
+    ----------
+    pools : sequence of CachePool
+        One a model.
+
+    Returns
+    -------
+    PixelGrid or None
+        None where windows and patches are the same: then the pools keep their common windows, and are compared patch by
+        patch. Else they keep their common images, and are compared on these pixels.
+
+    Raises
+    ------
+    CacheError
+        If nothing is common to all.
+    """
+    if len({(pool.model_spec.window_px, pool.model_spec.patch_px) for pool in pools}) > 1:
+        grid = PixelGrid(pools)
+        for pool in pools:
+            if pool.keep_images(grid.images) == 0:
+                names = " and ".join(str(pool.caches[0].path) for pool in pools)
+                msg = f"{names} have no image in common at one working size; extract them from one manifest"
+                raise CacheError(msg)
+        return grid
+    if len(pools) > 1:
+        _keep_common_windows(pools)
+    return None
+
+
+def _keep_common_windows(pools: Sequence[CachePool]) -> None:
     common = pools[0].keys()
     for pool in pools[1:]:
         common = common.intersection(pool.keys())

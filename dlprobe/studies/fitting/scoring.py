@@ -1,13 +1,14 @@
 """Apply many heads to a pool: choose them on validation sources, score the chosen ones on tested sources.
 
-Everything here lies on the patch grid; the truth is INPAINTED against the rest, whatever a head was taught.
+Heads are chosen on the patch grid. They are scored on it too, or on the pixels that models of different patches share;
+the truth is INPAINTED against the rest, whatever a head was taught.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,15 +18,17 @@ from dlprobe.data import label_patches
 from dlprobe.data.labels import IGNORE, TRUTH_SCHEME, positive_patches
 from dlprobe.errors import CacheError, ProbeError
 from dlprobe.metrics import LogitHistogram, average_precision, best_f1_bounds, best_f1_thresholds, count, f1, iou
+from dlprobe.studies.pixels import boxes_of, enlarge_logits, label_pixels, owned_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from dlprobe.probes import NearestPatches
     from dlprobe.studies.fitting.pool import CachePool
     from dlprobe.studies.fitting.splits import Assignment
+    from dlprobe.studies.pixels import PixelGrid
 
 #: Thresholds chosen on validation stay where float32 scores can still tell them apart.
 LOGIT_LIMIT = 13.0
@@ -187,7 +190,24 @@ def _validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column]
     return verdicts
 
 
-def score_images(pool: CachePool, assignment: Assignment, columns: Sequence[Column]) -> pd.DataFrame:
+class Scene(NamedTuple):
+    """What an image is scored on, unit by unit of a grid.
+
+    Parameters
+    ----------
+    labels : callable
+        From a scheme to the target of each unit, int8, `IGNORE` where it does not count.
+    logits : callable
+        From the number of a column to its logit of each unit.
+    """
+
+    labels: Callable[[str], NDArray[np.int8]]
+    logits: Callable[[int], NDArray[np.float32]]
+
+
+def score_images(
+    pool: CachePool, assignment: Assignment, columns: Sequence[Column], pixels: PixelGrid | None = None
+) -> pd.DataFrame:
     """Score each column on every image of the tested groups of its fold.
 
     Parameters
@@ -198,14 +218,17 @@ def score_images(pool: CachePool, assignment: Assignment, columns: Sequence[Colu
         Their groups and the folds.
     columns : sequence of Column
         Chosen maps, with their thresholds.
+    pixels : PixelGrid, optional
+        Score on these pixels instead of patches.
 
     Returns
     -------
     DataFrame
-        One row per image and column, and one per image for ``everything`` (all patches marked): identity of the image,
-        ``share`` of INPAINTED patches, ``iou``, ``f1``, ``false_area`` and ``flagged`` at the score 0.5, the same with
-        the suffix ``_val`` at the threshold chosen on validation and ``_promised`` at the one that keeps a promise,
-        ``ap``, and ``iou_own`` against the scheme's target.
+        One row per image and column, and one per image for ``everything`` (all marked): identity of the image, ``grid``
+        (``patch`` or ``px``), ``n_units`` of it that count, ``share`` of INPAINTED among them, ``iou``, ``f1``,
+        ``false_area`` and ``flagged`` at the score 0.5, the same with the suffix ``_val`` at the threshold chosen on
+        validation and ``_promised`` at the one that keeps a promise, ``ap``, and ``iou_own`` against the
+        scheme's target.
     """
     by_fold = _by_fold(columns)
     stacks = {fold: Stack([columns[i] for i in members]) for fold, members in by_fold.items()}
@@ -219,7 +242,11 @@ def score_images(pool: CachePool, assignment: Assignment, columns: Sequence[Colu
         logits = stacks[fold](image.embeddings)
         require_numbers(logits, image.embeddings, pool, np.array(image.windows))
         info = _identity(pool, int(image.windows[0]), fold)
-        rows.extend(_image_rows(info, logits, image.coverage, [columns[i] for i in by_fold[fold]]))
+        if pixels is None:
+            scene, grid = _patches(logits, image.coverage), "patch"
+        else:
+            scene, grid = _pixels(pool, image.windows, logits, pixels.common(info["dataset"], info["path"])), "px"
+        rows.extend(_image_rows({**info, "grid": grid}, scene, [columns[i] for i in by_fold[fold]]))
     return pd.DataFrame.from_records(rows)
 
 
@@ -283,15 +310,31 @@ def images_of(pool: CachePool, selected: NDArray[np.bool_]) -> Iterator[WindowsO
         yield current
 
 
-def _image_rows(
-    info: Mapping[str, object], logits: NDArray[np.float32], coverage: NDArray[np.uint8], columns: Sequence[Column]
-) -> Iterator[dict[str, object]]:
-    labels = label_patches(coverage, TRUTH_SCHEME)
+def _patches(logits: NDArray[np.float32], coverage: NDArray[np.uint8]) -> Scene:
+    return Scene(lambda scheme: label_patches(coverage, scheme), lambda i: logits[..., i])
+
+
+def _pixels(pool: CachePool, windows: Sequence[int], logits: NDArray[np.float32], common: NDArray[np.bool_]) -> Scene:
+    boxes = boxes_of(pool.windows.loc[windows])
+    owned = owned_pixels(boxes, common)
+    classes = np.concatenate([part[own] for part, own in zip(pool.regions(windows), owned, strict=True)])
+
+    def of_column(i: int) -> NDArray[np.float32]:
+        enlarged = (
+            enlarge_logits(grid[..., i], box.h, box.w)[own] for grid, box, own in zip(logits, boxes, owned, strict=True)
+        )
+        return np.concatenate(list(enlarged))
+
+    return Scene(lambda scheme: label_pixels(classes, scheme), of_column)
+
+
+def _image_rows(info: Mapping[str, object], scene: Scene, columns: Sequence[Column]) -> Iterator[dict[str, object]]:
+    labels = scene.labels(TRUTH_SCHEME)
     known = labels != IGNORE
     truth = labels[known] == 1
     if truth.size == 0:
         return
-    base = {**info, "n_patches": int(truth.size), "share": float(truth.mean())}
+    base = {**info, "n_units": int(truth.size), "share": float(truth.mean())}
     promises = any(not np.isnan(column.promised) for column in columns)
     marked = np.ones(truth.size, bool)
     yield {
@@ -305,8 +348,8 @@ def _image_rows(
         "iou_own": np.nan,
     }
     for i, column in enumerate(columns):
-        z = logits[..., i][known]
-        own = label_patches(coverage, column.scheme)
+        logits = scene.logits(i)
+        z, own = logits[known], scene.labels(column.scheme)
         own_known = own != IGNORE
         yield {
             **base,
@@ -316,7 +359,7 @@ def _image_rows(
             "seed": column.seed,
             **_at_thresholds(z >= HALF, z >= column.threshold, z >= column.promised if promises else None, truth),
             "ap": average_precision(z, truth) if truth.any() else float("nan"),
-            "iou_own": iou(count(logits[..., i][own_known] >= HALF, positive_patches(own, column.scheme)[own_known])),
+            "iou_own": iou(count(logits[own_known] >= HALF, positive_patches(own, column.scheme)[own_known])),
         }
 
 
@@ -337,10 +380,10 @@ def _measures(marked: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, 
     return {"iou": found[0], "f1": found[1], "false_area": area, "flagged": float(area > FLAGGED_SHARE)}
 
 
-def _identity(pool: CachePool, window: int, fold: int) -> dict[str, object]:
+def _identity(pool: CachePool, window: int, fold: int) -> dict[str, Any]:
     row = pool.windows.loc[window]
     names = ("dataset", "path", "variant", "source_id", "generator", "mask_kind")
-    return {**{name: row[name] for name in names}, "fold": fold}
+    return {**{name: str(row[name]) for name in names}, "fold": fold}
 
 
 def clean(pool: CachePool) -> NDArray[np.bool_]:

@@ -44,6 +44,8 @@ class FitSettings:
         See `dlprobe.studies.fitting.splits.assign`.
     hold_out : tuple of str
         Generators whose images are tested but neither train nor choose.
+    train_sources : int, optional
+        Train on this many sources only; the same ones choose and are tested as without it.
     seeds : int
         Fits of each head; with more than one, each seed also draws Poisson weights of windows.
     baselines : tuple of str
@@ -78,6 +80,7 @@ class FitSettings:
     batch_windows: int = 16
     n_folds: int | None = None
     hold_out: tuple[str, ...] = ()
+    train_sources: int | None = None
     seeds: int = 1
     baselines: tuple[str, ...] = ("logistic", "ridge", "lda")
     baseline_patches: int = 50_000
@@ -100,7 +103,7 @@ class FitSettings:
             if not values or len(set(values)) != len(values):
                 msg = f"{name} are {list(values)}; give at least one, and each once"
                 raise ProbeError(msg)
-        for name in ("epochs", "batch_windows", "seeds", "baseline_patches", "patience"):
+        for name in ("epochs", "batch_windows", "seeds", "baseline_patches", "patience", "train_sources"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 msg = f"{name} is {value}; it must be at least 1"

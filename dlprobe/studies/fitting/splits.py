@@ -18,7 +18,7 @@ from dlprobe.data.manifest import crossing_sources, source_groups
 from dlprobe.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from numpy.typing import NDArray
 
@@ -74,6 +74,7 @@ def assign(
     hold_out: Collection[str] = (),
     test: NDArray[np.bool_] | None = None,
     calibration: int = 0,
+    train_sources: int | None = None,
     seed: int = 0,
 ) -> Assignment:
     """Assign windows to groups.
@@ -97,6 +98,8 @@ def assign(
         where it names none, sources dealt by hash (of its split ``train``, if it has one): this many or a fifth,
         whichever is more, but no more than half. They get the group `CALIBRATION`. With 0, the manifest's split
         ``calibration`` takes no part.
+    train_sources : int, optional
+        Train on so many sources and leave the others of the training part out; who chooses and is tested stays.
     seed : int
         Of the hash that deals sources.
 
@@ -109,6 +112,8 @@ def assign(
     kept = np.ones(len(windows), bool) if kept is None else kept
     apart = _set_apart(windows, kept, test, calibration, seed)
     found = _dealt(windows, kept & ~apart, n_folds=n_folds, hold_out=hold_out, test=test, seed=seed)
+    if train_sources is not None:
+        found = _thinned(found, windows, train_sources, seed)
     if not calibration:
         return found
     n_sources = windows["source_id"][apart].nunique()
@@ -227,6 +232,53 @@ def _nested(sources: pd.Series, held: NDArray[np.bool_], n_folds: int, seed: int
     )
     text = f"nested cross-validation, {n_folds} folds of {len(names)} groups of sources, each source tested once"
     return Assignment(groups, folds, tuple(range(n_folds)), text)
+
+
+def _thinned(found: Assignment, windows: pd.DataFrame, train_sources: int, seed: int) -> Assignment:
+    """Train on the first sources by hash, as many as were asked for; sources joined by a donor come together."""
+    used = found.groups >= 0
+    joined = np.full(len(windows), "", object)
+    joined[used] = source_groups(windows[used].reset_index(drop=True)).to_numpy()
+    size = windows["source_id"][used].groupby(joined[used]).nunique()
+    ranked = sorted(size.index, key=lambda name: _hash(str(name), seed))
+    text = f"{found.description}; trained on {train_sources} sources"
+
+    def first(train: tuple[int, ...]) -> list[str]:
+        there = set(joined[np.isin(found.groups, train)])
+        candidates = [name for name in ranked if name in there]
+        reached = size[candidates].cumsum()
+        if reached.empty or reached.iloc[0] > train_sources or reached.iloc[-1] < train_sources:
+            few, many = (0, 0) if reached.empty else (reached.iloc[0], reached.iloc[-1])
+            msg = f"{train_sources} sources to train on are out of range: a fold can train on {few} to {many}"
+            raise DataError(msg)
+        return [name for name in candidates if reached[name] <= train_sources]
+
+    if len(found.folds) == 1:
+        left_out = np.isin(found.groups, found.final) & ~np.isin(joined, first(found.final))
+        return replace(found, groups=np.where(left_out, UNUSED, found.groups), description=text)
+    return replace(_regrouped(found, joined, ranked, first), description=text)
+
+
+def _regrouped(
+    found: Assignment, joined: NDArray[np.object_], ranked: list[str], first: Callable[[tuple[int, ...]], list[str]]
+) -> Assignment:
+    """Give every source a group of its own, so that a fold can leave out a source which the next fold tests."""
+    used = found.groups >= 0
+    cells = sorted(
+        set(zip(joined[used], found.groups[used].tolist(), strict=True)), key=lambda c: (ranked.index(c[0]), c[1])
+    )
+    number = {cell: i for i, cell in enumerate(cells)}
+    groups = np.full(len(joined), UNUSED, np.int64)
+    groups[used] = [number[cell] for cell in zip(joined[used], found.groups[used].tolist(), strict=True)]
+
+    def within(olds: tuple[int, ...], names: Collection[str] = ranked) -> tuple[int, ...]:
+        chosen = set(names)
+        return tuple(i for i, (name, old) in enumerate(cells) if old in olds and name in chosen)
+
+    folds = tuple(
+        Fold(within(fold.train, first(fold.train)), within(fold.val), within(fold.test)) for fold in found.folds
+    )
+    return Assignment(groups, folds, within(found.final, first(found.final)), found.description)
 
 
 def _split(windows: pd.DataFrame, sources: pd.Series, held: NDArray[np.bool_], seed: int, named: bool) -> Assignment:

@@ -1,0 +1,144 @@
+"""What studies work with: images, caches and fits, each made once under a key of everything that determined it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from dlprobe.backbones import load_backbone
+from dlprobe.cache import open_cache
+from dlprobe.data import Manifest, scan
+from dlprobe.data.synthesis import SynthesisSettings, build_demo, synthesize
+from dlprobe.data.synthesis.photographs import PAIRS, load_photograph
+from dlprobe.extraction import extract
+from dlprobe.spec import fingerprint
+from dlprobe.studies.fit import fit_caches
+from dlprobe.studies.runs import RUN_NAME, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from dlprobe.studies.designs.definition import BackboneSource, DataSource, Study
+    from dlprobe.studies.fitting.settings import FitSettings
+    from dlprobe.studies.runs import Run
+
+#: Part of every cell's key; raised when the same settings would give other numbers.
+CELL_VERSION = 1
+_KEY_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """A study's folder, and what is made in it.
+
+    Parameters
+    ----------
+    study : Study
+        What is asked.
+    base : Path
+        Folder that the study's relative paths start from.
+    folder : Path
+        Where data, caches and cells are kept.
+    say : callable
+        Told in a line what is being done.
+    """
+
+    study: Study
+    base: Path
+    folder: Path
+    say: Callable[[str], None]
+
+    def manifest(self, source: DataSource | None = None) -> Manifest:
+        """Return the images of the study, or of another source; data of the demo are built on the first call."""
+        source = source or self.study.data
+        if source.demo:
+            return self._demo(source)
+        if source.manifest:
+            return Manifest.read(self.base / source.manifest)
+        options = {name: value for name in ("variant", "dataset") if (value := getattr(source, name))}
+        return scan(self.base / str(source.root), layout=source.layout, sample=0, **options).manifest
+
+    def caches(self, source: DataSource | None = None) -> list[Path]:
+        """Return one complete cache for each backbone of the study, extracting what is missing."""
+        manifest = self.manifest(source) if any(not entry.cache for entry in self.study.backbones) else None
+        return [self._cache(entry, manifest) for entry in self.study.backbones]
+
+    def test_caches(self) -> list[Path]:
+        """Return the caches of the data set that is tested only; none where the study has no [test]."""
+        return self.caches(self.study.test) if self.study.test else []
+
+    def fit(self, caches: Sequence[Path], settings: FitSettings, test: Sequence[Path] = ()) -> Run:
+        """Return the fit of some caches under some settings, fitting only where no cell has its key."""
+        key = cell_key(
+            "fit",
+            caches=[open_cache(path).cache_spec.fingerprint for path in caches],
+            test=[open_cache(path).cache_spec.fingerprint for path in test],
+            settings=asdict(settings),
+        )
+        cell = self.folder / "cells" / key
+        if not (cell / RUN_NAME).is_file():
+            self.say(f"fitting cell {key}")
+            fit_caches(caches, cell, test=test, settings=settings)
+        return read_run(cell)
+
+    def _cache(self, entry: BackboneSource, manifest: Manifest | None) -> Path:
+        if entry.cache or manifest is None:
+            path = self.base / str(entry.cache)
+            open_cache(path).require_complete()
+            return path
+        options = self.study.extract
+        backbone = load_backbone(
+            entry.name,
+            weights=entry.weights,
+            layers=entry.layers,
+            norm=entry.norm,
+            window_px=entry.window_px,
+            device=options.device,
+            engine=options.engine,
+        )
+        settings = {name: getattr(options, name) for name in ("stride_px", "views", "degrade", "dtype")}
+        key = cell_key("cache", model=backbone.spec.fingerprint, manifest=manifest.sha256, settings=settings)
+        path = self.folder / "caches" / f"{_slug(entry.name)}-{key}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.say(f"extracting {entry.name} into {path.name}")
+        extract(manifest, backbone, path, **settings)
+        return path
+
+    def _demo(self, source: DataSource) -> Manifest:
+        window_px = next((entry.window_px for entry in self.study.backbones if entry.window_px), None) or 504
+        key = cell_key("demo", source=asdict(source), window_px=window_px)
+        root = self.folder / "data" / key
+        if not root.exists():
+            root.parent.mkdir(parents=True, exist_ok=True)
+            self.say("building a data set from photographs that ship with scikit-image and scikit-learn")
+            build = _build_ladder if source.ladder else _build_demo
+            build(root, source, window_px)
+        return scan(root, sample=0).manifest
+
+
+def cell_key(work: str, **determines: Any) -> str:
+    """Return the key of a piece of work: a hash of its name and of everything that determines it."""
+    return fingerprint({"work": work, "version": CELL_VERSION, **determines})[:_KEY_DIGITS]
+
+
+def _build_demo(root: Path, source: DataSource, window_px: int) -> None:
+    build_demo(root, photographs=source.photographs, side_px=source.side_px, window_px=window_px)
+
+
+def _build_ladder(root: Path, source: DataSource, window_px: int) -> None:
+    """Write the photographs as files, and let `synthesize` put the rungs on them as it does for a user's own."""
+    folder = root.with_name(f"{root.name}-photographs")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in [name for pair in PAIRS for name in pair][: source.photographs]:
+        photograph = load_photograph(name, source.side_px)
+        Image.fromarray(photograph.pixels).save(folder / f"{photograph.name}.png")
+    settings = SynthesisSettings(window_px=window_px, side_px=source.side_px, ladder=True)
+    synthesize([folder], root, settings=settings)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-")

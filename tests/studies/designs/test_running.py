@@ -1,0 +1,112 @@
+"""Each ready study runs on the demo's photographs, made small; a second run computes nothing."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from dlprobe.errors import DataError, OutputError
+from dlprobe.studies.designs import read_study_result, ready_studies, run_study
+
+#: What makes a ready study small: eight photographs of 128 px, windows of 112 px (128 for patches of 16 px), few heads.
+SMALL = {
+    "photographs = 12": "",
+    "photographs = 8": "",
+    "side_px = 512": "",
+    "demo = true": "demo = true\nphotographs = 8\nside_px = 128",
+    'name = "residual:srm"': 'name = "residual:srm"\nwindow_px = 112',
+    'name = "timm:vit_small_patch14_dinov2"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 112',
+    'name = "timm:vit_small_patch16_dinov3"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 128',
+    "learning_rates = [0.1, 0.3, 1.0]": "learning_rates = [1.0]\nepochs = 2\nn_folds = 4",
+    "weight_decays = [0.01, 0.1]": "weight_decays = [0.01]",
+    "stride_px = 252": "stride_px = 56",
+    "sources = [2, 4, 8]": "sources = [2, 4]",
+    "[fit]": "[extract]\nstride_px = 112\n\n[fit]",
+}
+
+
+def small(name, tmp_path):
+    text = ready_studies()[name].read_text()
+    for old, new in SMALL.items():
+        text = text.replace(old, new)
+    path = tmp_path / f"{name}.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module", params=list(ready_studies()))
+def done(request, tmp_path_factory):
+    """Return a ready study's name, its small file, and what it found."""
+    folder = tmp_path_factory.mktemp(request.param)
+    path = small(request.param, folder)
+    return request.param, path, run_study(path, folder / "out")
+
+
+def test_a_study_answers_with_a_table_sentences_and_a_figure(done):
+    name, _, found = done
+    assert found.answer
+    assert all(line.strip() and "nan" not in line for line in found.answer)
+    table = found.frame()
+    assert len(table)
+    assert table.filter(regex="value|difference").notna().any().any()
+    assert found.plot().has_data()
+    findings = found.path / "findings"
+    assert (findings / "figure.png").stat().st_size > 5000
+    for stem in json.loads((findings / "study.json").read_text())["tables"]:
+        assert {f"{stem}.parquet", f"{stem}.csv", f"{stem}.md"} <= {file.name for file in findings.iterdir()}
+    assert json.loads((findings / "study.json").read_text())["study"]["kind"] == name
+
+
+def test_a_second_run_computes_no_cell_again(done):
+    _, path, found = done
+    said = []
+    again = run_study(path, found.path, say=said.append)
+    assert not [line for line in said if "fitting" in line or "evaluating" in line]
+    pd.testing.assert_frame_equal(again.frame(), found.frame())
+
+
+def test_what_was_found_is_read_back(done):
+    _, _, found = done
+    pd.testing.assert_frame_equal(read_study_result(found.path).frame(), found.frame(), check_dtype=False)
+    assert read_study_result(found.path).answer == found.answer
+
+
+def test_a_wider_question_computes_only_what_is_new(tmp_path):
+    path = small("data-size", tmp_path)
+    run_study(path, tmp_path / "out")
+    path.write_text(path.read_text().replace("sources = [2, 4]", "sources = [4, 2]"))
+    said = []
+    run_study(path, tmp_path / "out", say=said.append)
+    assert not [line for line in said if "fitting" in line]
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 1"))
+    run_study(path, tmp_path / "out", say=said.append)
+    assert len([line for line in said if "fitting" in line]) == 2
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is no study"):
+        run_study("labelling", tmp_path / "mine")
+    with pytest.raises(OutputError, match="no finished study"):
+        read_study_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "complaint"),
+    [
+        (
+            "labelling",
+            '"autoencoded-pristine", "autoencoded-fake", "autoencoded-ignored"',
+            '"autoencoded-fake"',
+            "at least two",
+        ),
+        ("generators", "[fit]", '[options]\ngenerators = ["lama"]\n[fit]', "no fake by lama"),
+        ("data-size", "sources = [2, 4]", "sources = [100]", "out of range"),
+    ],
+)
+def test_what_a_kind_cannot_do_is_one_line(tmp_path, name, old, new, complaint):
+    path = small(name, tmp_path)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=complaint):
+        run_study(path, tmp_path / "out")

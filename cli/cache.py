@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -143,11 +142,13 @@ def diff(left: CacheArg, right: OtherArg, as_json: JsonOpt = False) -> None:
 
 @app.command()
 def parity(left: CacheArg, right: OtherArg, as_json: JsonOpt = False) -> None:
-    """Print how close the embeddings of two caches are on their common windows."""
-    from dlprobe.cache import parity as run
+    """Print how far two caches are apart: their embeddings, and the test IoU of a probe fitted on the left one."""
+    from dlprobe.studies import compare_caches
 
-    found = asdict(run(left, right))
-    emit([found] if as_json else [{"field": k, "value": f"{v:.9g}"} for k, v in found.items()], as_json=as_json)
+    with progress_bar("parity", "steps") as progress:
+        found = compare_caches(left, right, progress=progress).row()
+    fields = [{"field": k, "value": f"{v:.9g}" if isinstance(v, float) else str(v)} for k, v in found.items()]
+    emit([found] if as_json else fields, as_json=as_json)
 
 
 @app.command()

@@ -153,7 +153,7 @@ SWEEP = {
     "margin 0.3": Adaptive(margin=0.3),
     "edge 0": Adaptive(edge_px=0),
     "edge 56": Adaptive(edge_px=56),
-    "coarse every 2": Adaptive(coarse_every=2),
+    "coarse every 3": Adaptive(coarse_every=3),
 }
 
 

@@ -35,7 +35,7 @@ AdaptiveOpt = Annotated[
     bool, typer.Option("--adaptive", help="A coarse pass first, further windows only where it is undecided.")
 ]
 CoarseOpt = Annotated[
-    int | None, typer.Option("--coarse-every", help="adaptive: the coarse pass takes every n-th window (3).")
+    int | None, typer.Option("--coarse-every", help="adaptive: the coarse pass takes every n-th window (2).")
 ]
 MarginOpt = Annotated[
     float | None, typer.Option("--margin", help="adaptive: undecided is a score so near to the threshold (0.2).")

@@ -38,7 +38,7 @@ class Adaptive:
         If a value is out of range.
     """
 
-    coarse_every: int = 3
+    coarse_every: int = 2
     margin: float = 0.2
     edge_px: int = 28
     budget: float = 0.4

@@ -124,6 +124,24 @@ def test_the_whole_path_from_manifest_to_mask(manifest, tiny, tmp_path):
     refused(dlprobe("localize", probe, bad, "-o", tmp_path / "more", "--stride", 56), "bad.png")
     assert not (tmp_path / "more").exists()
     refused(dlprobe("localize", image, image, "-o", tmp_path / "more"), "safetensors")
+    refused(dlprobe("localize", probe, image, "-o", tmp_path / "more", "--budget", 0.5), "--adaptive")
+    refused(dlprobe("localize", probe, image, "-o", tmp_path / "more", "--blend", "gauss"), "hann")
+
+    folder = tmp_path / "folder" / "deep"
+    folder.mkdir(parents=True)
+    (folder / image.name).write_bytes(image.read_bytes())
+    again = ("localize", probe, tmp_path / "folder", "-o", tmp_path / "masks", "--stride", 28, "--adaptive")
+    refused(dlprobe(*again), "--recursive")
+    steps = ("--guided-radius", 4, "--fill-holes", "--min-area", 20, "--smooth-radius", 2, "--blend", "hann")
+    result = dlprobe(*again, "--recursive", *steps, "--json")
+    assert result.exit_code == 0, result.stderr
+    row = json.loads(result.stdout)
+    record = json.loads((Path(row["folder"]) / "result.json").read_text())
+    assert record["postprocessing"]["steps"] == ["threshold", "guided", "holes", "small", "smooth"]
+    assert record["sliding"]["adaptive"]["budget"] == 0.4
+    assert record["verdict"]["kind"] == row["verdict"]
+    result = dlprobe(*again, "--recursive", *steps)
+    assert "there already" in result.stderr
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(manifest, tiny, tmp_path):

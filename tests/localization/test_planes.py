@@ -122,3 +122,26 @@ def test_a_hundred_megapixels_with_three_logits_take_two_gigabytes(size):
     code = PEAK.format(tests=os.path.dirname(__file__), size=size)  # noqa: PTH120
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert 300e6 < int(run.stdout) < 2e9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("blend", ["none", "hann"])
+def test_a_canvas_on_a_gpu_gives_the_maps_of_one_on_the_cpu(blend):
+    size = (500, 190)
+    boxes = tile(*size, 112, 28, "cover")
+    logits = torch.as_tensor(np.random.default_rng(0).normal(0, 3, (len(boxes), 8, 8, 3)).astype(np.float32))
+    found = []
+    for device in ("cpu", "cuda"):
+        canvas = LogitCanvas(
+            size,
+            size,
+            3,
+            window_px=112,
+            settings=SlidingSettings(stride_px=28, blend=blend),
+            device=torch.device(device),
+            scratch=Scratch(),
+        )
+        canvas.feed(boxes, logits)
+        found.append(canvas.maps())
+    for name in FIELDS:
+        np.testing.assert_allclose(getattr(found[0], name), getattr(found[1], name), atol=1e-5)

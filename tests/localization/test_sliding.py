@@ -117,7 +117,9 @@ def test_adaptive_looks_where_it_is_undecided_and_keeps_to_its_budget(kit):
     probe = Probe(weights, np.array([-30.0], np.float32), kit.probe(backbone, 1).card)
     seen = {}
     for budget in (0.01, 0.5):
-        found = score_map(image, backbone, probe, stride_px=28, adaptive=Adaptive(budget=budget, edge_px=14))
+        found = score_map(
+            image, backbone, probe, stride_px=28, adaptive=Adaptive(coarse_every=3, budget=budget, edge_px=14)
+        )
         assert found.windows_dense == 100
         seen[budget] = found.n_windows
         assert found.windows_seen <= max(16, 100 * budget)
@@ -133,7 +135,7 @@ def test_adaptive_looks_where_it_is_undecided_and_keeps_to_its_budget(kit):
 def test_adaptive_mixes_with_other_images_in_a_batch(kit):
     backbone = kit.Backbone(window_px=112, batch_size=5)
     probe = kit.probe(backbone, 1)
-    settings = SlidingSettings(stride_px=28, adaptive=Adaptive(margin=0.1))
+    settings = SlidingSettings(stride_px=28, adaptive=Adaptive(coarse_every=3, margin=0.1))
     images = [kit.photograph(*size, seed=i) for i, size in enumerate([(230, 130), (112, 112), (112, 260), (60, 60)])]
     together = [found.scores for _, found in score_maps(enumerate(images), backbone, probe, settings)]
     for image, found in zip(images, together, strict=True):

@@ -33,7 +33,7 @@ def plot_results(results: pd.DataFrame, ax: Axes | None = None, *, scheme: str |
     MetricError
         If the table has no row of that scheme.
     """
-    rows = results[(results["metric"] == "iou@patch") & (results["method"] != "everything")]
+    rows = results[results["metric"].str.startswith("iou@") & (results["method"] != "everything")]
     chosen = scheme or next(iter(rows["scheme"]), "")
     if chosen not in set(rows["scheme"]):
         there = ", ".join(dict.fromkeys(rows["scheme"])) or "none"
@@ -45,7 +45,7 @@ def plot_results(results: pd.DataFrame, ax: Axes | None = None, *, scheme: str |
         rows, rows="kind", series="series", ax=ax, reference="everything", reference_label="marking everything"
     )
     ax.set_xlim(0, 1)
-    ax.set_xlabel(f"IoU of INPAINTED patches at score 0.5 (scheme {chosen})")
+    ax.set_xlabel(f"IoU of INPAINTED at score 0.5 (scheme {chosen})")
     return ax
 
 

@@ -2,16 +2,21 @@
 
     python benchmarks/fit.py [--windows 64] [--threads 2] [--repeats 7]
 
-Every arm reads the same float16 embeddings from memory. Repeats of the arms are interleaved and the fastest counts, so
-that a busy machine slows both sides alike.
+Arms of heads and regressions read the same float16 embeddings from memory. Repeats of the arms are interleaved and the
+fastest counts, so that a busy machine slows both sides alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -155,22 +160,71 @@ def logistic(data: Data, rows: int) -> None:
     report("streamed logistic regression", seconds["theirs"] / seconds["ours"], "> 1 x", detail)
 
 
-def memory() -> None:
-    """Peak memory of a fit over four times the windows, made on the spot."""
-    small = Data(BATCH_WINDOWS)
-    heads = default_grid(["truth"], [(0,)] * 1, seeds=(0, 1, 2, 3, 4))
+def filled_cache(folder: Path, windows: int) -> tuple[Path, float]:
+    """Extract a cache of photographs and their spliced twins, one window each; return it and the seconds it took."""
+    from growth import Projection, images
+    from PIL import Image
 
-    def batches(repeats: int) -> Callable[[int], Iterator[HeadBatch]]:
-        return lambda epoch: (batch for _ in range(repeats) for batch in small.batches(epoch))
+    from dlprobe.data import Manifest
+    from dlprobe.extraction import extract
 
-    peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]
-    for repeats in (2, 8):
-        fit_heads(batches(repeats), heads, small.moments, epochs=1, steps_per_epoch=repeats, precision="bfloat16")
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-    detail = (
-        f"{len(heads)} heads; {peaks[1]:.2f} GB after 2 batches, {peaks[2]:.2f} GB after 8; {peaks[0]:.2f} GB before"
-    )
-    print(f"| peak memory of a fit | < 2 GB above | {peaks[2] - peaks[0]:.2f} GB | {detail} |", flush=True)
+    folder.mkdir()
+    images(folder, windows)
+    mask = np.zeros((512, 512), np.uint8)
+    mask[100:400, 100:300] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    rows = [
+        {
+            "path": f"{i:05d}.jpg",
+            "mask": "mask.png" if i % 2 else "",
+            "variant": "sp" if i % 2 else "real",
+            "source_id": str(i // 2),
+            "width": 512,
+            "height": 512,
+        }
+        for i in range(windows)
+    ]
+    start = time.perf_counter()
+    extract(Manifest.from_records(rows, folder), Projection(), folder / "cache")
+    return folder / "cache", time.perf_counter() - start
+
+
+def fit_cache(cache: Path) -> None:
+    """Fit a whole cache in this process; print the peak of memory above the libraries, and seconds."""
+    from dlprobe.studies import FitSettings, fit_caches
+
+    np.asarray(timed(lambda: SGDClassifier().fit(np.eye(4), [0, 1, 0, 1])))  # what libraries load on first use
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    start = time.perf_counter()
+    fit_caches([cache], cache.parent / "run", settings=FitSettings(epochs=1, n_folds=5, baselines=("ridge", "lda")))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(json.dumps({"above": peak - before, "before": before, "seconds": seconds}))
+
+
+def caches(sizes: list[int], vit_windows: int) -> None:
+    """Memory of `dlprobe fit` at two sizes of cache, and a new labelling scheme against extracting again."""
+    from dlprobe.backbones import load_backbone
+    from dlprobe.studies import FitSettings, fit_caches
+
+    above = []
+    with tempfile.TemporaryDirectory() as folder:
+        for windows in sizes:
+            cache, _ = filled_cache(Path(folder) / str(windows), windows)
+            command = [sys.executable, __file__, "--fit-cache", str(cache)]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            above.append(found["above"])
+        told = ", ".join(f"{gb:.2f} GB at {n} windows" for gb, n in zip(above, sizes, strict=True))
+        detail = f"{told}, 585 heads in 5 folds, ridge and LDA; {found['before']:.2f} GB are the libraries"
+        print(f"| memory of `fit` | < 2 GB above, flat | {above[-1] / above[0]:.2f} x | {detail} |", flush=True)
+        settings = FitSettings(schemes=("autoencoded-ignored",), epochs=1, baselines=(), n_folds=5)
+        again = timed(lambda: fit_caches([cache], cache.parent / "again", settings=settings))
+    name = "timm:vit_base_patch14_dinov2"
+    backbone = load_backbone(name, weights="random:0", window_px=504, device="cpu")
+    pixels = np.zeros((vit_windows, 504, 504, 3), np.uint8)
+    embedding = fastest({"vit": lambda: backbone(pixels)}, 2)["vit"] / vit_windows * sizes[-1]
+    detail = f"{again:.1f} s for {sizes[-1]} windows; ViT-B alone {embedding:.0f} s, from {vit_windows} windows"
+    report("a new labelling scheme on a filled cache", embedding / again, "seconds, no extraction", detail)
 
 
 def main() -> None:
@@ -180,13 +234,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--logistic-rows", type=int, default=30_000)
-    parser.add_argument("--only", choices=["memory", "heads", "logistic"])
+    parser.add_argument("--cache-windows", type=int, nargs=2, default=[100, 400])
+    parser.add_argument("--vit-windows", type=int, default=2)
+    parser.add_argument("--only", choices=["caches", "heads", "logistic"])
+    parser.add_argument("--fit-cache", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.fit_cache:
+        fit_cache(options.fit_cache)
+        return
     print("| what | target | measured | detail |\n|---|---|---|---|")
-    if options.only in (None, "memory"):
-        memory()
-    if options.only == "memory":
+    if options.only in (None, "caches"):
+        caches(options.cache_windows, options.vit_windows)
+    if options.only == "caches":
         return
     data = Data(options.windows)
     if options.only != "logistic":

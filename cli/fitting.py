@@ -44,10 +44,10 @@ WindowsOpt = Annotated[int | None, typer.Option("--batch-windows", min=1, help="
 SeedsOpt = Annotated[int | None, typer.Option("--seeds", min=1, help="Fits of each head, on resampled windows.")]
 BaselinesOpt = Annotated[str | None, typer.Option("--baselines", help=_BASELINES)]
 BaselineCOpt = Annotated[
-    list[float] | None, typer.Option("--baseline-c", help="Inverse penalty of logistic regressions; a grid.")
+    list[float] | None, typer.Option("--baseline-c", help="Inverse penalty of logistic regressions (0.001, 0.01, 0.1).")
 ]
 BaselinePatchesOpt = Annotated[
-    int | None, typer.Option("--baseline-patches", min=1, help="Patches of a sampled baseline, at most (50000).")
+    int | None, typer.Option("--baseline-patches", min=1, help="Patches of a sampled baseline, at most (20000).")
 ]
 PolicyOpt = Annotated[
     str | None, typer.Option("--threshold-policy", help="'best-f1' (default), 'image-fpr:ALPHA' or 'area:ALPHA'.")

@@ -9,7 +9,7 @@ import torch
 from dlprobe.probes import HeadSpec, fit_heads
 from dlprobe.probes.moments import GroupMoments
 from dlprobe.probes.multihead import HeadBatch
-from dlprobe.probes.multihead.workers import Workers
+from dlprobe.probes.multihead.workers import SMALL_NUMBERS, Workers
 
 CPU = torch.device("cpu")
 
@@ -78,3 +78,13 @@ def test_a_fit_is_the_same_on_any_number_of_threads_and_leaves_torch_as_it_was(t
         assert torch.get_num_threads() == count
     np.testing.assert_allclose(weights[3], weights[1], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(weights[16], weights[1], rtol=1e-4, atol=1e-6)
+
+
+def test_little_work_is_done_where_it_is(threads):
+    threads(3)
+    with Workers(torch.device("cpu")) as workers:
+        here = threading.current_thread().name
+        few = workers.map(lambda part: (part, threading.current_thread().name), 10, SMALL_NUMBERS)
+        assert few == [(slice(0, 10), here)]
+        assert len(workers.map(lambda part: part, 10, SMALL_NUMBERS + 1)) == 3
+        assert workers.map(lambda part: part, 0, 0) == []

@@ -229,14 +229,15 @@ class Centring:
         return result
 
     def _centre_into(self, rows: torch.Tensor, result: torch.Tensor) -> None:
-        step = TILE_ROWS if self._device.type == "cpu" else len(rows)
-        buffer = torch.empty((min(step, len(rows)), rows.shape[1]), device=self._device)
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            tile = buffer[: len(rows[part])]
-            tile.copy_(rows[part])
+        n, width = rows.shape
+        step = TILE_ROWS if self._device.type == "cpu" else n
+        buffer = torch.empty((min(step, n), width), device=self._device)
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            tile = buffer[: stop - start]
+            tile.copy_(rows[start:stop])
             tile.sub_(self._centre)
-            result[part].copy_(tile)
+            result[start:stop].copy_(tile)
 
 
 def as_tensor(array: NDArray[np.generic]) -> torch.Tensor:

@@ -86,7 +86,7 @@ class Tiled(ABC):
         def gather(part: slice) -> list[Tensor]:
             return [self._gather(logits[tile], labels.basis[tile]) for tile in tile_windows(logits, part)]
 
-        sums = torch.cat([tile for part in workers.map(gather, len(logits)) for tile in part])
+        sums = torch.cat([tile for part in workers.map(gather, len(logits), logits.numel()) for tile in part])
         loss, settled = self._settle(sums, labels, importance)
         coefficients = settled.to(logits.dtype)
 
@@ -94,7 +94,7 @@ class Tiled(ABC):
             for tile in tile_windows(logits, part):
                 self._slope(logits[tile], labels.basis[tile], coefficients[tile])
 
-        workers.map(slope, len(logits))
+        workers.map(slope, len(logits), logits.numel())
         return loss
 
     @abstractmethod

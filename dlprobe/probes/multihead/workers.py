@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 
+#: Work over so few numbers is done at once where it is: handing it to a thread takes longer.
+SMALL_NUMBERS = 1 << 17
+
+
 class Workers:
     """As many threads as torch has when they are made; none on a CUDA device, whose operations need no help.
 
@@ -61,8 +65,24 @@ class Workers:
         finally:
             torch.set_num_threads(before)
 
-    def map(self, work: Callable[[slice], Result], total: int) -> list[Result]:
-        """Cut a range into one part for each thread, and return what `work` returns for each part, in order."""
+    def map(self, work: Callable[[slice], Result], total: int, numbers: int | None = None) -> list[Result]:
+        """Cut a range into one part for each thread, and return what `work` returns for each part, in order.
+
+        Parameters
+        ----------
+        work : callable
+            Takes a slice of the range.
+        total : int
+            Length of the range.
+        numbers : int, optional
+            How many numbers the work goes over in all; up to `SMALL_NUMBERS` of them are one part for the caller.
+
+        Returns
+        -------
+        list
+        """
+        if numbers is not None and numbers <= SMALL_NUMBERS and total:
+            return [work(slice(0, total))]
         ends = [total * i // self._count for i in range(self._count + 1)]
         parts = [slice(start, stop) for start, stop in itertools.pairwise(ends) if start < stop]
         if self._pool is None or len(parts) == 1:

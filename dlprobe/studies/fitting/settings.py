@@ -83,8 +83,8 @@ class FitSettings:
     train_sources: int | None = None
     seeds: int = 1
     baselines: tuple[str, ...] = ("logistic", "ridge", "lda")
-    baseline_patches: int = 50_000
-    baseline_c: tuple[float, ...] = (1e-4, 1e-2, 1.0)
+    baseline_patches: int = 20_000
+    baseline_c: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     threshold_policy: str = "best-f1"
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"

@@ -115,13 +115,18 @@ def fit(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder that `dlprobe fit` or `dlprobe demo` wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; RUN/report.html by default.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(help="What `dlprobe fit`, `evaluate`, or `localize` (the folder of one image) wrote.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; FOLDER/report.html by default.")] = None,
+    probe: Annotated[
+        Path | None, typer.Option("--probe", help="Of a localized image: the probe's file, for what it was trained on.")
+    ] = None,
 ) -> None:
-    """Write one self-contained HTML file with the tables of a run."""
-    from dlprobe.reports import write_report
+    """Write one self-contained HTML file: of a run, an evaluation, or one localized image."""
+    from dlprobe.reports import report_folder
 
-    typer.echo(str(write_report(run, out)))
+    typer.echo(str(report_folder(folder, out, probe=probe)))
 
 
 def _settings(patience: int | None, **given: object) -> FitSettings:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cache, doctor, exchange, extraction, fitting, images, scanning, separability, studies, synthesis
+from . import cache, doctor, evaluation, exchange, extraction, fitting, images, scanning, separability, studies, synthesis
 from .boundary import Boundary
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ app.command()(extraction.backbones)
 app.command()(doctor.doctor)
 app.command()(synthesis.synthesize)
 app.command()(fitting.fit)
+app.command()(evaluation.evaluate)
 app.command()(fitting.report)
 app.command()(separability.separate)
 app.command()(images.localize)

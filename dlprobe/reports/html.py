@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from dlprobe.errors import OutputError
-from dlprobe.publish import publish
+from dlprobe.reports.case import RESULT_NAME, write_case_report
+from dlprobe.reports.evaluation import write_evaluation_report
 from dlprobe.reports.figures import iou_by_kind
+from dlprobe.reports.page import Section, png_uri, require_html, shrunk, write_page
 from dlprobe.studies import read_run
+from dlprobe.studies.evaluating import RECORD_NAME
 from dlprobe.studies.results import overview, with_interval
 
 if TYPE_CHECKING:
@@ -39,18 +39,6 @@ class Picture:
     score: NDArray[np.float32]
     overlay: NDArray[np.uint8]
     caption: str
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A titled table, with a figure or not, folded away or not; `lost` rows are tinted."""
-
-    title: str
-    header: list[str] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
-    figure: str = ""
-    folded: bool = False
 
 
 def write_report(
@@ -89,14 +77,13 @@ def write_report(
     OutputError
         If a folder is no run, or `out` is a folder.
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
     main = read_run(run)
-    target = Path(out) if out is not None else main.path / REPORT_NAME
+    target = require_html(out if out is not None else main.path / REPORT_NAME)
     others = [(name, read_run(path)) for name, path in more_runs]
     sections = [*_sections(main), *(_comparisons(other, name, other.record["notes"]) for name, other in others)]
-    environment = Environment(loader=PackageLoader("dlprobe.reports"), autoescape=select_autoescape(["html"]))
-    html = environment.get_template("report.html").render(
+    return write_page(
+        target,
+        "report.html",
         title=title,
         lead=list(lead),
         notes=main.record["notes"],
@@ -104,13 +91,6 @@ def write_report(
         pictures=[_embedded(picture) for picture in pictures],
         footer=[line for one in (main, *(other for _, other in others)) for line in _provenance(one)],
     )
-    if target.is_dir() or (target.parent.exists() and not target.parent.is_dir()):
-        msg = f"{target} is a folder, or lies in a file; name an HTML file"
-        raise OutputError(msg)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with publish(target) as scratch:
-        scratch.write_text(html, encoding="utf-8")
-    return target
 
 
 def _sections(run: Run) -> list[Section]:
@@ -126,7 +106,7 @@ def _sections(run: Run) -> list[Section]:
             "On the patch grid at score 0.5: mean over sources with its 95 % studentized bootstrap interval.",
             "The column 'everything' is what marking every patch gets.",
         ],
-        _data_uri(iou_by_kind(results)),
+        png_uri(iou_by_kind(results)),
     )
     return [scores, _comparisons(run, "Paired comparisons"), _other_metrics(results)]
 
@@ -204,20 +184,41 @@ def _provenance(run: Run) -> list[str]:
 def _embedded(picture: Picture) -> dict[str, str]:
     score = np.rint(np.clip(picture.score, 0, 1) * 255).astype(np.uint8)
     return {
-        "image": _data_uri(_shrunk(picture.image)),
-        "score": _data_uri(_shrunk(score)),
-        "overlay": _data_uri(_shrunk(picture.overlay)),
+        "image": png_uri(shrunk(picture.image, _PICTURE_PX)),
+        "score": png_uri(shrunk(score, _PICTURE_PX)),
+        "overlay": png_uri(shrunk(picture.overlay, _PICTURE_PX)),
         "caption": picture.caption,
     }
 
 
-def _shrunk(pixels: NDArray[np.uint8]) -> bytes:
-    image = Image.fromarray(pixels)
-    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+def report_folder(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    probe: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write the report of a fit's run, of an evaluation, or of an image that was localized.
 
+    Parameters
+    ----------
+    folder : path
+        What `dlprobe fit`, `dlprobe evaluate` or `dlprobe localize` (the folder of one image) wrote.
+    out : path, optional
+        File to write; ``report.html`` in the folder by default.
+    probe : path, optional
+        Of a localized image, for its card.
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    Raises
+    ------
+    OutputError
+        If the folder is none of these, or `probe` is given for another than a localized image.
+    """
+    place = Path(folder)
+    if (place / RESULT_NAME).is_file():
+        return write_case_report(place, out, probe=probe)
+    if probe is not None:
+        msg = f"{place} is not the folder of a localized image; leave out --probe"
+        raise OutputError(msg)
+    if (place / RECORD_NAME).is_file():
+        return write_evaluation_report(place, out)
+    return write_report(place, out)

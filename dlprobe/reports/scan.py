@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import defaultdict
 from dataclasses import dataclass
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from dlprobe.data.audit.examine import Examination, Subject, examine, grey_levels
 from dlprobe.data.images import IMAGE_SUFFIXES, MASK_THRESHOLD, MAX_PIXELS, read_image
-from dlprobe.errors import DataError, OutputError
-from dlprobe.publish import publish
+from dlprobe.errors import DataError
+from dlprobe.reports.page import jpeg_uri, require_html, shrunk, write_page
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
 #: Side of a picture, and how many images and rejects a page holds: enough to see the fault, small enough to send.
 PICTURE_PX = 300
 MOST_IMAGES, MOST_REJECTS = 60, 200
-_QUALITY_PCT = 88
 _OUTLINE_RGB = (255, 140, 0)
 _BRIGHT_PERCENTILE = 99
 _ORDER = {"error": 0, "warning": 1, "info": 2}
@@ -91,15 +87,11 @@ def write_scan_report(
     OutputError
         If the file cannot be written, or its ending is not ``.html``: a slip shall not replace an image.
     """
-    target = Path(out)
-    if target.suffix.lower() not in {".html", ".htm"}:
-        msg = f"no report can be written to {target}; name a file that ends in .html"
-        raise OutputError(msg)
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
+    target = require_html(out)
     findings = sorted(result.findings, key=lambda finding: _ORDER[finding.severity])
-    environment = Environment(loader=PackageLoader("dlprobe.reports"), autoescape=select_autoescape(["html"]))
-    html = environment.get_template("scan.html").render(
+    return write_page(
+        target,
+        "scan.html",
         title=title,
         root=str(result.manifest.root),
         findings=findings,
@@ -110,14 +102,6 @@ def write_scan_report(
         rejects=result.rejects[:MOST_REJECTS],
         more_rejects=max(0, len(result.rejects) - MOST_REJECTS),
     )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with publish(target) as scratch:
-            scratch.write_text(html, encoding="utf-8")
-    except OSError as error:
-        msg = f"no report can be written to {target} ({error.strerror}); give a file in a folder that can be written"
-        raise OutputError(msg) from error
-    return target
 
 
 def _galleries(
@@ -173,7 +157,7 @@ class _Exhibition:
         yield Shot("image", _picture(image))
         if found.subject.mask and not found.fault:
             white = grey_levels(self._root / found.subject.mask, self._max_pixels) > MASK_THRESHOLD
-            yield Shot("mask outlined", _data_uri(outlined(_shrunk(image), _shrunk(white * np.uint8(255)) > 0)))
+            yield Shot("mask outlined", jpeg_uri(_outline(image, white)))
         elif found.subject.mask and found.fault in {"mask-size", "mask-transposed"}:
             yield Shot("mask", _picture(self._read(found.subject.mask)))
         if found.partner:
@@ -239,21 +223,9 @@ def amplified(difference: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
     return np.rint(np.minimum(difference * np.float32(gain), 255)).astype(np.uint8), gain
 
 
+def _outline(image: NDArray[np.uint8], white: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return outlined(shrunk(image, PICTURE_PX), shrunk(white * np.uint8(255), PICTURE_PX) > 0)
+
+
 def _picture(pixels: NDArray[np.uint8]) -> str:
-    return _data_uri(_shrunk(pixels))
-
-
-def _shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image no larger than a picture, each of its pixels the mean of those that it stands for."""
-    height, width = pixels.shape[:2]
-    scale = PICTURE_PX / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
-
-
-def _data_uri(pixels: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY_PCT)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return jpeg_uri(shrunk(pixels, PICTURE_PX))

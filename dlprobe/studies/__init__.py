@@ -1,8 +1,23 @@
-"""Questions asked of caches: fits, comparisons, tables."""
+"""Questions asked of caches and images: fits, comparisons, evaluations, tables."""
 
+from dlprobe.studies.evaluating import Evaluation, evaluate, evaluate_files, read_evaluation
+from dlprobe.studies.evaluation.settings import EvaluateSettings
 from dlprobe.studies.fit import FitResult, fit_caches
 from dlprobe.studies.fitting.settings import FitSettings
 from dlprobe.studies.parity import CacheComparison, compare_caches
 from dlprobe.studies.runs import Run, read_run
 
-__all__ = ["CacheComparison", "FitResult", "FitSettings", "Run", "compare_caches", "fit_caches", "read_run"]
+__all__ = [
+    "CacheComparison",
+    "EvaluateSettings",
+    "Evaluation",
+    "FitResult",
+    "FitSettings",
+    "Run",
+    "compare_caches",
+    "evaluate",
+    "evaluate_files",
+    "fit_caches",
+    "read_evaluation",
+    "read_run",
+]

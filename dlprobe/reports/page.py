@@ -1,0 +1,105 @@
+"""How every report becomes one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from dlprobe.errors import OutputError
+from dlprobe.publish import publish
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+_JPEG_QUALITY_PCT = 88
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A titled table, with a figure or not, folded away or not; `lost` rows are tinted."""
+
+    title: str
+    header: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    figure: str = ""
+    folded: bool = False
+
+
+def require_html(out: str | os.PathLike[str]) -> Path:
+    """Return the path of a report to be.
+
+    Raises
+    ------
+    OutputError
+        If it is a folder, lies in a file, or does not end in ``.html``: a slip shall not replace an image.
+    """
+    target = Path(out)
+    if target.suffix.lower() not in {".html", ".htm"}:
+        msg = f"no report can be written to {target}; name a file that ends in .html"
+        raise OutputError(msg)
+    if target.is_dir() or (target.parent.exists() and not target.parent.is_dir()):
+        msg = f"{target} is a folder, or lies in a file; name an HTML file"
+        raise OutputError(msg)
+    return target
+
+
+def write_page(target: Path, template: str, **content: Any) -> Path:
+    """Write a report from a template of this package, whole or not at all; all that is put in is escaped.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    environment = Environment(loader=PackageLoader("dlprobe.reports"), autoescape=select_autoescape(["html"]))
+    html = environment.get_template(template).render(**content)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with publish(target) as scratch:
+            scratch.write_text(html, encoding="utf-8")
+    except OSError as error:
+        msg = f"no report can be written to {target} ({error.strerror}); give a file in a folder that can be written"
+        raise OutputError(msg) from error
+    return target
+
+
+def png_uri(pixels: NDArray[np.uint8] | bytes) -> str:
+    """Return pixels, or the bytes of a PNG, as a data URI; the levels stay as they are."""
+    if isinstance(pixels, bytes):
+        return f"data:image/png;base64,{base64.b64encode(pixels).decode()}"
+    return png_uri(_encoded(pixels, "PNG"))
+
+
+def jpeg_uri(pixels: NDArray[np.uint8]) -> str:
+    """Return a photograph as a data URI, an eighth of the size of a PNG."""
+    encoded = _encoded(pixels, "JPEG", quality=_JPEG_QUALITY_PCT)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+
+
+def shrunk(pixels: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
+    """Return pixels whose longer side is at most `side_px`, each the mean of those that it stands for."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = side_px / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def _encoded(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()

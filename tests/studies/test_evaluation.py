@@ -13,6 +13,7 @@ from dlprobe.data.degrade import PRESETS
 from dlprobe.data.images import read_image, read_mask
 from dlprobe.errors import CacheError, DataError, OutputError, RegistryError
 from dlprobe.localization import SlidingSettings, masks_by_step, score_map
+from dlprobe.localization.outputs import SATURATED_AREA
 from dlprobe.metrics import PROTOCOLS, bootstrap_mean, evaluate_map, source_means
 from dlprobe.probes import Probe
 from dlprobe.studies import EvaluateSettings, evaluate, read_evaluation
@@ -388,7 +389,7 @@ def test_background_and_whole_images_are_counted_by_variant(found):
     sp = images.query("variant == 'sp'")
     fp, tn = sp["dlprobe.original_px.fp"], sp["dlprobe.original_px.tn"]
     assert table.loc["sp", "background"] == pytest.approx((fp / (fp + tn)).mean())
-    assert table.loc["sp", "whole"] == (sp["dlprobe.original_px.marked_share"] >= 0.9).mean()
+    assert table.loc["sp", "whole"] == (sp["dlprobe.original_px.marked_share"] >= SATURATED_AREA).mean()
 
 
 def test_the_map_of_another_head_image_condition_or_setting_is_another_file(tiny_backbone, probe, tmp_path):

@@ -13,6 +13,7 @@ import pandas as pd
 from dlprobe.data.images import read_image
 from dlprobe.data.provenance import Provenance
 from dlprobe.localization import masks_by_step
+from dlprobe.localization.outputs import SATURATED_AREA
 from dlprobe.metrics import count, iou
 from dlprobe.studies.evaluation.scoring import regions_of
 from dlprobe.studies.evaluation.settings import OWN_PROTOCOL
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 #: A map that does this well where nothing was done, over how well it does on the fake, is said to show the prior.
 PRIOR_SHARE = 0.5
-#: Share of the image that is marked from which on "region" is the wrong word.
-SATURATED_SHARE = 0.9
 _OWN_METRICS = ("iou", "f1", "ap")
 _BACKGROUND = "background_marked"
 
@@ -194,9 +193,9 @@ def prior_table(
 
 
 def prior_notes(prior: pd.DataFrame) -> list[str]:
-    """Return lines on kinds whose score the photograph alone explains, or whose mask it already shows."""
+    """Return lines on variants whose score the photograph alone explains, or whose mask it already shows."""
     notes = []
-    for row in prior.itertuples():
+    for row in prior[prior["kind"].isin(FAKE_VARIANTS)].itertuples() if len(prior) else ():
         seen = with_interval(row.difference, row.difference_low, row.difference_high, signed=True)
         if row.explains:
             notes.append(
@@ -229,10 +228,10 @@ def background_table(scored: Scored, own: Yardstick, settings: EvaluateSettings)
     -------
     DataFrame
         One row a variant: the falsely marked share of the ``background`` with its interval, and ``whole``, the share of
-        images of which at least nine tenths are marked, where a map says "the whole image", not "a region".
+        images of which so much is marked that a map says "the whole image", not "a region".
     """
     records = []
-    frame = scored.frame.assign(whole=scored.values(own.label, "marked_share") >= SATURATED_SHARE)
+    frame = scored.frame.assign(whole=scored.values(own.label, "marked_share") >= SATURATED_AREA)
     for variant, part in frame.groupby("variant", sort=False):
         found = mean_by_source(part[_BACKGROUND].to_numpy(dtype=float), part["source_id"], settings)
         whole = mean_by_source(part["whole"].to_numpy(dtype=float), part["source_id"], settings)

@@ -1,0 +1,60 @@
+"""The case report: what was measured, by what, what it does not say; file names cannot become markup."""
+
+import shutil
+
+import pytest
+
+from dlprobe.errors import OutputError, ProbeError
+from dlprobe.localization import localize
+from dlprobe.reports import report_folder, write_case_report
+
+NASTY = "<b>x<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture(scope="module")
+def localized(tiny_manifest, tiny_backbone, tiny_fit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("case")
+    image = folder / NASTY
+    shutil.copy(tiny_manifest.root / tiny_manifest.frame.query("variant == 'sp'")["path"].iloc[0], image)
+    probe = tiny_fit.probes["residual-srm/dice-autoencoded-pristine"]
+    probe.save(folder / "probe.safetensors")
+    (result,) = localize([image], tiny_backbone, probe, folder / "out")
+    return result, folder / "probe.safetensors", probe
+
+
+def test_a_case_says_what_was_measured_and_what_it_is_not(localized, tmp_path):
+    result, path, probe = localized
+    html = write_case_report(result.folder, tmp_path / "case.html", probe=path).read_text()
+    assert "not by itself evidence" in html
+    for fact in (result.sha256, probe.sha256, probe.card["threshold_policy"], f"{probe.threshold:.6g}", result.verdict):
+        assert fact in html, fact
+    assert f"{len(probe.card['data']['train_sources'])} photographs" in html
+    assert "Known limits" in html
+    assert html.count('<img src="data:image/') == 4
+    assert "http" not in html
+
+
+def test_names_from_users_are_escaped(localized, tmp_path):
+    html = write_case_report(localized[0].folder, tmp_path / "case.html").read_text()
+    assert "<img src=x" not in html
+    assert "&lt;img src=x" in html
+    assert "name the probe" in html
+
+
+def test_an_image_that_changed_since_is_not_shown(localized, tmp_path):
+    result = localized[0]
+    shutil.copytree(result.folder, tmp_path / "copy")
+    record = (tmp_path / "copy" / "result.json").read_text()
+    (tmp_path / "copy" / "result.json").write_text(record.replace(result.sha256, "0" * 64))
+    html = write_case_report(tmp_path / "copy").read_text()
+    assert "no longer where it was, or has changed" in html
+
+
+def test_the_wrong_probe_or_folder_is_refused(localized, tiny_fit, tmp_path):
+    result = localized[0]
+    tiny_fit.probes["residual-srm/dice-autoencoded-fake"].save(tmp_path / "other.safetensors")
+    with pytest.raises(ProbeError, match="not the probe that made this result"):
+        report_folder(result.folder, tmp_path / "x.html", probe=tmp_path / "other.safetensors")
+    with pytest.raises(OutputError, match="no readable result"):
+        write_case_report(tmp_path)
+    assert not (tmp_path / "x.html").exists()

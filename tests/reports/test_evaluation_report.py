@@ -1,0 +1,99 @@
+"""The page of an evaluation: what stands in it, and what its slider does in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from dlprobe.data.images import read_mask
+from dlprobe.errors import OutputError
+from dlprobe.reports import report_folder, write_evaluation_report
+from dlprobe.reports.evaluation import THRESHOLD_LEVEL, threshold_levels
+from dlprobe.studies.evaluation.maps import MapStore
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MOVE = """<script>(async () => {
+  while (!document.body.dataset.ready) await new Promise((done) => setTimeout(done, 20));
+  const slider = document.getElementById("threshold"), seen = [];
+  for (const level of [%s]) {
+    slider.value = level;
+    slider.dispatchEvent(new Event("input"));
+    const marked = [...document.querySelectorAll(".case canvas")].map((canvas) => {
+      const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return data.reduce((sum, value) => sum + value, 0);
+    });
+    const words = [...document.querySelectorAll(".found")].map((one) => one.textContent);
+    seen.push([level, document.getElementById("score").textContent, words, marked]);
+  }
+  document.title = JSON.stringify(seen);
+})();</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def page(small_evaluation, tmp_path_factory):
+    return write_evaluation_report(small_evaluation.out, tmp_path_factory.mktemp("page") / "page.html")
+
+
+def test_a_page_shows_tables_curves_notes_and_accounting_and_needs_nothing_else(page, small_evaluation):
+    html = page.read_text()
+    for row in small_evaluation.tables["overview"].itertuples():
+        assert f"<td>{row.metric}</td>" in html
+    for words in ("Robustness", "Object prior", "Post-processing", "4 images in = 4 scored + 0 rejected", "(oracle)"):
+        assert words in html
+    assert small_evaluation.notes[0] in html
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
+    assert "http" not in html.replace("http://www.w3.org", "")
+    assert (page.parent / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_of_a_folder_is_the_one_that_belongs_there(small_evaluation, tmp_path):
+    assert report_folder(small_evaluation.out, tmp_path / "a.html").is_file()
+    with pytest.raises(OutputError, match="leave out --probe"):
+        report_folder(small_evaluation.out, probe="x.safetensors")
+    with pytest.raises(OutputError, match="no run"):
+        report_folder(tmp_path)
+    with pytest.raises(OutputError, match=r"\.html"):
+        write_evaluation_report(small_evaluation.out, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("threshold", [1e-6, 0.08, 0.5, 0.97, 1 - 1e-6])
+def test_the_middle_level_of_an_embedded_map_is_the_threshold_itself(threshold):
+    scores = np.random.default_rng(0).beta(0.1, 0.1, (50, 60)).astype(np.float32)
+    scores[0, :3] = 0, 1, threshold
+    levels = threshold_levels(scores, threshold)
+    np.testing.assert_array_equal(levels >= THRESHOLD_LEVEL, scores.astype(np.float64) >= threshold)
+    order = np.argsort(scores, axis=None)
+    assert (np.diff(levels.ravel()[order].astype(int)) >= 0).all()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+def test_the_slider_changes_masks_and_ious_in_a_browser(page, small_evaluation, tiny_manifest, tmp_path):
+    settings = (100, THRESHOLD_LEVEL, 170, 255)
+    (tmp_path / "moved.html").write_text(page.read_text().replace("</body>", MOVE % ",".join(map(str, settings))))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=20000"]
+    command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", tmp_path / "moved.html"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "CONSOLE" not in run.stderr
+    seen = json.loads(re.search(r"<title>(\[.*?)</title>", run.stdout)[1].replace("&quot;", '"'))
+    captions = re.findall(r'class="found">[^<]*</output>\s*([^<]+)<', run.stdout)
+    images = small_evaluation.tables["images"].query("chain == 'clean'")
+    store = MapStore(small_evaluation.out / "maps", {}, 112)
+    cut = float(small_evaluation.tables["results"]["threshold"].iloc[0])
+    assert len(captions) == len(images) == 4
+    for position, caption in enumerate(captions):
+        row = next(row for row in images.itertuples() if caption.strip().endswith(row.path))
+        levels = threshold_levels(store.read(store.folder / row.map).original, cut)
+        for level, _, words, _ in seen:
+            marked = levels >= level
+            expected = f"marked {100 * marked.mean():.1f} %"
+            if row.mask:
+                truth = read_mask(tiny_manifest.root / row.mask, marked.shape)
+                expected = f"IoU {(marked & truth).sum() / (marked | truth).sum():.3f}"
+            assert words[position] == expected, (row.path, level)
+        own = images.loc[images["path"] == row.path, "dlprobe.original_px.iou"].iloc[0]
+        assert not row.mask or seen[1][2][position] == f"IoU {own:.3f}"
+    assert float(seen[1][1]) == pytest.approx(cut, rel=5e-3)
+    assert len({json.dumps(marked) for _, _, _, marked in seen}) > 1

@@ -42,13 +42,12 @@ def robustness_curves(curves: pd.DataFrame, metric: str) -> bytes:
     for ax, name in zip(axes, names, strict=True):
         for series, variant in enumerate(variants):
             part = rows[(rows["degradation"] == name) & (rows["variant"] == variant)].sort_values("strength")
-            ends = (part["low"], part["high"]) if part["low"].notna().all() else (None, None)
-            plotting.curve(ax, part["strength"], part["value"], *ends, series=series, label=variant)
+            plotting.curve(ax, part["strength"], part["value"], series=series, label=variant)
+            plotting.intervals(ax, part["strength"], part["value"], part["low"], part["high"], series=series)
             clean = rows[(rows["degradation"] == "clean") & (rows["variant"] == variant)]["value"]
             look = plotting.mark(series)
             ax.axhline(float(clean.iloc[0]), color=look.colour, linestyle=":", linewidth=1)
-        ax.set_title(name, fontsize="small", loc="right")
-        ax.set_xlabel("strength")
+        ax.set_xlabel(f"strength of {name}", fontsize="small")
         ax.set_ylim(0, 1)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel(metric)

@@ -248,6 +248,34 @@ def test_protocols_agree_with_naive_transcriptions_on_thousands_of_pairs(protoco
         check(protocol, seed, 0.5)
 
 
+def tiny_pair(rng):
+    """A pair of 1 to 20 px a side, mostly degenerate: empty, full or thin masks, few levels, ties, one half itself."""
+    shape = tuple(rng.integers(1, 21, 2))
+    line = np.zeros(shape, bool)
+    line[rng.integers(shape[0])] = True
+    mask = [np.zeros(shape, bool), np.ones(shape, bool), line, ~line, rng.random(shape) < rng.random()][rng.integers(5)]
+    levels = [
+        np.array([0, 127, 128, 255], np.uint8),
+        np.array([127, 128], np.uint8),
+        np.array([0.0, 0.5, 1.0]),
+        np.array([0.25, 0.5, 0.75], np.float32),
+        rng.random(2),
+        np.array([False, True]),
+    ][rng.integers(6)]
+    score = rng.choice(levels, shape) if rng.random() < 0.8 else np.full(shape, rng.choice(levels))
+    return score, mask
+
+
+@pytest.mark.parametrize("protocol", sorted(REFERENCES))
+def test_protocols_agree_on_hundreds_of_degenerate_pairs(protocol):
+    rng = np.random.default_rng(11)
+    for number in range(300):
+        score, mask = tiny_pair(rng)
+        found = evaluate_map(score, mask, protocol)
+        expected = REFERENCES[protocol](score, mask, 0.5)
+        assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6, nan_ok=True), number
+
+
 def test_every_protocol_has_a_reference_and_says_what_it_does():
     assert set(PROTOCOLS) == set(REFERENCES)
     for name in PROTOCOLS:

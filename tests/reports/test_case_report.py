@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from dlprobe.errors import OutputError, ProbeError
-from dlprobe.localization import localize
+from dlprobe.localization import SlidingSettings, localize
 from dlprobe.reports import report_folder, write_case_report
 
 NASTY = "<b>x<img src=x onerror=alert(1)>.png"
@@ -18,7 +18,7 @@ def localized(tiny_manifest, tiny_backbone, tiny_fit, tmp_path_factory):
     shutil.copy(tiny_manifest.root / tiny_manifest.frame.query("variant == 'sp'")["path"].iloc[0], image)
     probe = tiny_fit.probes["residual-srm/dice-autoencoded-pristine"]
     probe.save(folder / "probe.safetensors")
-    (result,) = localize([image], tiny_backbone, probe, folder / "out")
+    (result,) = localize([image], tiny_backbone, probe, folder / "out", sliding=SlidingSettings(stride_px=56))
     return result, folder / "probe.safetensors", probe
 
 
@@ -38,7 +38,7 @@ def test_names_from_users_are_escaped(localized, tmp_path):
     html = write_case_report(localized[0].folder, tmp_path / "case.html").read_text()
     assert "<img src=x" not in html
     assert "&lt;img src=x" in html
-    assert "name the probe" in html
+    assert "(--probe)" in html
 
 
 def test_an_image_that_changed_since_is_not_shown(localized, tmp_path):

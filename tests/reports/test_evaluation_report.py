@@ -21,10 +21,8 @@ MOVE = """<script>(async () => {
   for (const level of [%s]) {
     slider.value = level;
     slider.dispatchEvent(new Event("input"));
-    const marked = [...document.querySelectorAll(".case canvas")].map((canvas) => {
-      const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-      return data.reduce((sum, value) => sum + value, 0);
-    });
+    const marked = [...document.querySelectorAll(".case canvas")].map((canvas) =>
+      [...canvas.toDataURL()].reduce((hash, letter) => (31 * hash + letter.charCodeAt(0)) >>> 0, 7));
     const words = [...document.querySelectorAll(".found")].map((one) => one.textContent);
     seen.push([level, document.getElementById("score").textContent, words, marked]);
   }
@@ -41,7 +39,9 @@ def test_a_page_shows_tables_curves_notes_and_accounting_and_needs_nothing_else(
     html = page.read_text()
     for row in small_evaluation.tables["overview"].itertuples():
         assert f"<td>{row.metric}</td>" in html
-    for words in ("Robustness", "Object prior", "Post-processing", "4 images in = 4 scored + 0 rejected", "(oracle)"):
+    scored = small_evaluation.accounting["scored"]
+    accounting = f"{scored} images in = {scored} scored + 0 rejected"
+    for words in ("Robustness", "Object prior", "Post-processing", accounting, "(oracle)"):
         assert words in html
     assert small_evaluation.notes[0] in html
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
@@ -82,7 +82,7 @@ def test_the_slider_changes_masks_and_ious_in_a_browser(page, small_evaluation, 
     images = small_evaluation.tables["images"].query("chain == 'clean'")
     store = MapStore(small_evaluation.out / "maps", {}, 112)
     cut = float(small_evaluation.tables["results"]["threshold"].iloc[0])
-    assert len(captions) == len(images) == 4
+    assert len(captions) == len(images) > 2
     for position, caption in enumerate(captions):
         row = next(row for row in images.itertuples() if caption.strip().endswith(row.path))
         levels = threshold_levels(store.read(store.folder / row.map).original, cut)

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from . import cache, doctor, evaluation, exchange, extraction, fitting, images, scanning, separability, studies, synthesis
+from . import (
+    cache,
+    doctor,
+    evaluation,
+    exchange,
+    extraction,
+    fitting,
+    images,
+    scanning,
+    separability,
+    studies,
+    synthesis,
+)
 from .boundary import Boundary
 
 app = typer.Typer(

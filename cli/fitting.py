@@ -49,6 +49,7 @@ BaselineCOpt = Annotated[
 BaselinePatchesOpt = Annotated[
     int | None, typer.Option("--baseline-patches", min=1, help="Patches of a sampled baseline, at most (20000).")
 ]
+PartialOpt = Annotated[bool, typer.Option("--allow-partial", help="Fit on what is there of incomplete caches.")]
 PolicyOpt = Annotated[
     str | None, typer.Option("--threshold-policy", help="'best-f1' (default), 'image-fpr:ALPHA' or 'area:ALPHA'.")
 ]
@@ -74,6 +75,7 @@ def fit(
     baseline_c: BaselineCOpt = None,
     baseline_patches: BaselinePatchesOpt = None,
     threshold_policy: PolicyOpt = None,
+    allow_partial: PartialOpt = False,
     device: Annotated[str, typer.Option("--device", help="'cpu', 'cuda' or 'cuda:N'; never falls back.")] = "cpu",
     precision: Annotated[str, typer.Option("--precision", help="'float32' or 'bfloat16'.")] = "float32",
     seed: Annotated[int, typer.Option("--seed", help="Deals sources, initial weights and resampling.")] = 0,
@@ -105,7 +107,9 @@ def fit(
     )
     try:
         with progress_bar("fit", "steps") as progress:
-            result = fit_caches(cache, out, test=test or (), settings=settings, progress=progress)
+            result = fit_caches(
+                cache, out, test=test or (), settings=settings, allow_partial=allow_partial, progress=progress
+            )
     except KeyboardInterrupt:
         talk("interrupted; the same command goes on from the last whole epoch")
         raise typer.Exit(EXIT_INTERRUPTED) from None

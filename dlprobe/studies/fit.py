@@ -115,6 +115,7 @@ def fit_caches(
     *,
     test: Sequence[str | os.PathLike[str]] = (),
     settings: FitSettings | None = None,
+    allow_partial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> FitResult:
     """Fit every head of the grid beside the baselines, and score the chosen ones on sources they never saw.
@@ -125,7 +126,7 @@ def fit_caches(
     Parameters
     ----------
     caches : sequence of path
-        Complete caches.
+        Caches, complete unless `allow_partial`.
     out : path
         Folder of the run; what an earlier run wrote there is replaced, and nothing else. An interrupted fit goes on
         from its last epoch when it is asked for again, to the same result.
@@ -133,6 +134,8 @@ def fit_caches(
         Caches of data sets that are tested only; their sources are left out of training.
     settings : FitSettings, optional
         Defaults otherwise.
+    allow_partial : bool
+        Take the blocks that are there of incomplete caches, and say so; they are refused otherwise.
     progress : callable, optional
         Called with the steps done and in all, for each stream anew.
 
@@ -149,7 +152,7 @@ def fit_caches(
     """
     chosen = settings or FitSettings()
     target = prepare_run(out)
-    pools = open_pools(caches, test)
+    pools = open_pools(caches, test, allow_partial=allow_partial)
     pixels = share_grid([pool for pool, _ in pools])
     names = _names([pool for pool, _ in pools])
     with desk(target, _identity(pools, chosen)) as place:
@@ -225,7 +228,7 @@ def _fit_model(
     if policy.kind != BEST_F1:
         selection, promises = _promised(pool, assignment, selection, policy)
     images = score_images(pool, assignment, selection.tested, pixels).assign(model=name)
-    notes = [f"split: {assignment.description}", *selection.notes]
+    notes = [f"split: {assignment.description}", *pool.gaps(), *selection.notes]
     if pixels is not None and pixels.n_left_out:
         notes.append(f"{pixels.n_left_out} images left out: not all models hold them at one working size")
     return _ModelFit(name, pool, assignment, selection, promises, images, notes)

@@ -55,26 +55,29 @@ class CachePool:
     Parameters
     ----------
     caches : sequence of FeatureCache
-        All of one model identity; complete.
+        All of one model identity.
+    allow_partial : bool
+        Take what is there of incomplete caches, which are refused otherwise.
 
     Attributes
     ----------
     windows : DataFrame
         One row a window: the columns of `FeatureCache.windows`, and ``cache``, the number of its cache.
     kept : ndarray of bool, shape (window,)
-        False where an image was rejected, or after `keep_only`.
+        False where an image was rejected or a block is missing, or after `keep_only`.
     """
 
-    def __init__(self, caches: Sequence[FeatureCache]) -> None:
+    def __init__(self, caches: Sequence[FeatureCache], *, allow_partial: bool = False) -> None:
         for other in caches[1:]:
             advice = "pool caches of one model, or compare them as several"
             require_same(caches[0].model_spec, other.model_spec, f"{caches[0].path} and {other.path}", advice)
-        for cache in caches:
+        for cache in () if allow_partial else caches:
             cache.require_complete()
         self.caches = list(caches)
         frames = [cache.windows.assign(cache=i) for i, cache in enumerate(caches)]
         self.windows = pd.concat(frames, ignore_index=True)
-        self.kept: NDArray[np.bool_] = ~self.windows["rejected"].to_numpy(dtype=bool)
+        stored = self.windows["stored"].to_numpy(dtype=bool)
+        self.kept: NDArray[np.bool_] = stored & ~self.windows["rejected"].to_numpy(dtype=bool)
         self._starts = np.cumsum([0, *(len(frame) for frame in frames)])
         if (twice := self.windows.loc[self.kept, WINDOW_KEY].duplicated()).any():
             row = self.windows.loc[twice.idxmax()]
@@ -85,6 +88,15 @@ class CachePool:
     def model_spec(self) -> ModelSpec:
         """The one model identity."""
         return self.caches[0].model_spec
+
+    def gaps(self) -> list[str]:
+        """Return a line for each cache of which blocks are missing."""
+        missing = self.windows.loc[~self.windows["stored"], "cache"].value_counts()
+        return [
+            f"partial: {missing.get(i, 0)} of {len(cache)} windows of {cache.path} are missing"
+            for i, cache in enumerate(self.caches)
+            if i in missing.index
+        ]
 
     def keep_only(self, keys: pd.MultiIndex) -> int:
         """Keep only the windows with one of these keys (`WINDOW_KEY`); return how many remain."""
@@ -188,7 +200,10 @@ def _glued(blocks: Sequence[PooledBlock]) -> PooledBlock:
 
 
 def open_pools(
-    paths: Sequence[str | os.PathLike[str]], test: Sequence[str | os.PathLike[str]] = ()
+    paths: Sequence[str | os.PathLike[str]],
+    test: Sequence[str | os.PathLike[str]] = (),
+    *,
+    allow_partial: bool = False,
 ) -> list[tuple[CachePool, NDArray[np.bool_]]]:
     """Open caches and pool those of one model.
 
@@ -198,6 +213,8 @@ def open_pools(
         Caches to fit on.
     test : sequence of path
         Caches to be tested only; each must be of the model of one of `paths`.
+    allow_partial : bool
+        Take what is there of incomplete caches.
 
     Returns
     -------
@@ -224,7 +241,7 @@ def open_pools(
         by_model.setdefault(fingerprint, []).append((cache, is_test))
     pools = []
     for members in by_model.values():
-        pool = CachePool([cache for cache, _ in members])
+        pool = CachePool([cache for cache, _ in members], allow_partial=allow_partial)
         is_test_cache = np.array([is_test for _, is_test in members])
         pools.append((pool, is_test_cache[pool.windows["cache"].to_numpy()]))
     return pools

@@ -19,6 +19,7 @@ from .options import (
     PrecisionOpt,
     RootOpt,
     WeightsOpt,
+    layer_numbers,
     pixel_limit,
 )
 from .output import emit
@@ -78,7 +79,7 @@ def extract(
 
     expect_damage()
     table = Manifest.read(manifest, root)
-    identity = {"weights": weights, "layers": _layers(layers), "norm": norm, "window_px": window}
+    identity = {"weights": weights, "layers": layer_numbers(layers), "norm": norm, "window_px": window}
     execution = {"device": device, "engine": engine, "precision": precision, "compiled": compiled}
     model = load_backbone(backbone, **identity, **execution, batch_size=batch_size)
     options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
@@ -139,11 +140,3 @@ def _shard(text: str) -> tuple[int, int]:
         msg = f"--shard {text!r} is no shard; write such as 0/4"
         raise typer.BadParameter(msg)
     return int(number), int(count)
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        msg = f"--layers {text!r} is no list of block numbers; write such as -1 or -1,-4"
-        raise typer.BadParameter(msg) from None

@@ -13,6 +13,7 @@ from . import (
     evaluation,
     exchange,
     extraction,
+    finetune,
     fitting,
     images,
     scanning,
@@ -69,6 +70,7 @@ app.command()(doctor.doctor)
 app.command()(synthesis.synthesize)
 app.command()(fitting.fit)
 app.command()(evaluation.evaluate)
+app.command()(finetune.finetune)
 app.command()(fitting.report)
 app.command()(separability.separate)
 app.command()(images.localize)

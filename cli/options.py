@@ -38,3 +38,12 @@ MaxPixelsOpt = Annotated[
 def pixel_limit(max_pixels: int | None) -> dict[str, int]:
     """Return the limit as a named argument, or none at all: what holds then is the library's to say."""
     return {} if max_pixels is None else {"max_pixels": max_pixels}
+
+
+def layer_numbers(text: str) -> tuple[int, ...]:
+    """Return the block numbers that ``--layers`` names."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        msg = f"--layers {text!r} is no list of block numbers; write such as -1 or -1,-4"
+        raise typer.BadParameter(msg) from None

@@ -175,10 +175,7 @@ class FeatureCache:
     def _windows(self) -> pd.DataFrame:
         array = self._arrays["windows"]
         fields = np.frombuffer(self.store.fixed("windows"), array.dtype).reshape(array.shape)
-        frame = pd.DataFrame(fields, columns=list(WINDOW_FIELDS))
-        frame["block"] = np.arange(len(self)) // self.cache_spec.block_windows
-        images = self.manifest.frame[list(_JOINED)].iloc[frame["image"].to_numpy()].reset_index(drop=True)
-        return pd.concat([frame, images], axis="columns")
+        return window_table(fields, self.manifest, self.cache_spec.block_windows)
 
     @property
     def reference(self) -> NDArray[np.float32]:
@@ -398,6 +395,24 @@ def open_cache(path: str | os.PathLike[str], mode: str = "r") -> FeatureCache:
         msg = f"mode is {mode!r}; a cache is opened with 'r', and written by `dlprobe extract` alone"
         raise CacheError(msg)
     return FeatureCache(path)
+
+
+def window_table(fields: NDArray[np.int32], manifest: Manifest, block_windows: int) -> pd.DataFrame:
+    """Return the windows table as a frame: its fields, the block of each window, and what the manifest says of it.
+
+    Parameters
+    ----------
+    fields : ndarray of int32, shape (n, 6)
+        Columns as in `dlprobe.cache.layout.WINDOW_FIELDS`.
+    manifest : Manifest
+        Whose rows the first field counts.
+    block_windows : int
+        Windows in a block.
+    """
+    frame = pd.DataFrame(fields, columns=list(WINDOW_FIELDS))
+    frame["block"] = np.arange(len(frame)) // block_windows
+    images = manifest.frame[list(_JOINED)].iloc[frame["image"].to_numpy()].reset_index(drop=True)
+    return pd.concat([frame, images], axis="columns")
 
 
 def _by_block(indices: NDArray[np.int64], block_windows: int) -> dict[int, _Runs]:

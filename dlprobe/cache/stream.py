@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from dlprobe.cache.reader import Block
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of the order of an epoch, from that of a fit."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
 def groups(
     selected: NDArray[np.int64], block_windows: int, *, seed: int | None, buffer_blocks: int
 ) -> list[NDArray[np.int64]]:

@@ -127,6 +127,8 @@ def write_run(
     tables: Mapping[str, pd.DataFrame],
     texts: Mapping[str, str],
     probes: Mapping[str, Probe],
+    *,
+    files: Mapping[str, Path] | None = None,
 ) -> None:
     """Write a run's folder, whole or not at all; what somebody else put there stays.
 
@@ -142,6 +144,8 @@ def write_run(
         Further files by name.
     probes : mapping of str to Probe
         By their path below ``probes``, without ending.
+    files : mapping of str to Path, optional
+        Further files to copy, by their path in the run's folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with publish(target) as scratch:
@@ -155,8 +159,11 @@ def write_run(
             path = scratch / "probes" / f"{name}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             probe.save(path)
-        files = sorted(path.relative_to(scratch).as_posix() for path in scratch.rglob("*") if path.is_file())
-        whole = {"schema": SCHEMA, **record, "software": software(), "files": [*files, RUN_NAME]}
+        for name, source in (files or {}).items():
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, scratch / name)
+        written = sorted(path.relative_to(scratch).as_posix() for path in scratch.rglob("*") if path.is_file())
+        whole = {"schema": SCHEMA, **record, "software": software(), "files": [*written, RUN_NAME]}
         (scratch / RUN_NAME).write_text(json.dumps(whole, indent=2, default=_plain) + "\n")
         if target.is_dir():
             _keep_what_is_not_ours(target, scratch)

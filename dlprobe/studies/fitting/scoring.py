@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -134,6 +134,30 @@ def inpainted_logit(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(logits[..., -1] - rest, dtype=np.float32)
 
 
+class EmbeddedWindows(Protocol):
+    """Some windows: embeddings (n, rows, cols, width), coverage (n, rows, cols, 4), and their numbers (n,)."""
+
+    @property
+    def embeddings(self) -> NDArray[np.floating]: ...  # noqa: D102
+    @property
+    def coverage(self) -> NDArray[np.uint8]: ...  # noqa: D102
+    @property
+    def windows(self) -> NDArray[np.int64]: ...  # noqa: D102
+
+
+class WindowSource(Protocol):
+    """Windows that can be scored: `CachePool`, or those of `dlprobe.finetune` that are embedded as they are read."""
+
+    @property
+    def windows(self) -> pd.DataFrame:
+        """One row a window."""
+        ...
+
+    def blocks(self, selected: NDArray[np.bool_]) -> Iterator[EmbeddedWindows]:
+        """Iterate over the readable windows among `selected`, in stored order."""
+        ...
+
+
 class Verdict(NamedTuple):
     """Best pooled F1 over thresholds on validation patches, and the logit threshold that reaches it."""
 
@@ -141,12 +165,12 @@ class Verdict(NamedTuple):
     threshold: float
 
 
-def validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column]) -> list[Verdict]:
+def validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Column]) -> list[Verdict]:
     """Score each column on the validation groups of its fold.
 
     Parameters
     ----------
-    pool : CachePool
+    pool : WindowSource
         Windows.
     assignment : Assignment
         Their groups and the folds.
@@ -165,7 +189,7 @@ def validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column])
     return verdicts
 
 
-def _validate(pool: CachePool, assignment: Assignment, columns: Sequence[Column]) -> list[Verdict]:
+def _validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Column]) -> list[Verdict]:
     by_fold = _by_fold(columns)
     histograms = {fold: LogitHistogram(len(members)) for fold, members in by_fold.items()}
     stacks = {fold: Stack([columns[i] for i in members]) for fold, members in by_fold.items()}
@@ -206,20 +230,20 @@ class Scene(NamedTuple):
 
 
 def score_images(
-    pool: CachePool, assignment: Assignment, columns: Sequence[Column], pixels: PixelGrid | None = None
+    pool: WindowSource, assignment: Assignment, columns: Sequence[Column], pixels: PixelGrid | None = None
 ) -> pd.DataFrame:
     """Score each column on every image of the tested groups of its fold.
 
     Parameters
     ----------
-    pool : CachePool
+    pool : WindowSource
         Windows.
     assignment : Assignment
         Their groups and the folds.
     columns : sequence of Column
         Chosen maps, with their thresholds.
     pixels : PixelGrid, optional
-        Score on these pixels instead of patches.
+        Score on these pixels instead of patches; then `pool` is a `CachePool`.
 
     Returns
     -------
@@ -245,13 +269,16 @@ def score_images(
         if pixels is None:
             scene, grid = _patches(logits, image.coverage), "patch"
         else:
-            scene, grid = _pixels(pool, image.windows, logits, pixels.common(info["dataset"], info["path"])), "px"
+            scene, grid = (
+                _pixels(cast("CachePool", pool), image.windows, logits, pixels.common(info["dataset"], info["path"])),
+                "px",
+            )
         rows.extend(_image_rows({**info, "grid": grid}, scene, [columns[i] for i in by_fold[fold]]))
     return pd.DataFrame.from_records(rows)
 
 
 def require_numbers(
-    logits: NDArray[np.float32], embeddings: NDArray[np.floating], pool: CachePool, windows: NDArray[np.int64]
+    logits: NDArray[np.float32], embeddings: NDArray[np.floating], pool: WindowSource, windows: NDArray[np.int64]
 ) -> None:
     """Raise if a logit is not a number, which no threshold would mark: naming the window, or the heads, at fault.
 
@@ -293,7 +320,7 @@ class WindowsOfImage:
         return np.concatenate(self.covers)
 
 
-def images_of(pool: CachePool, selected: NDArray[np.bool_]) -> Iterator[WindowsOfImage]:
+def images_of(pool: WindowSource, selected: NDArray[np.bool_]) -> Iterator[WindowsOfImage]:
     """Gather the windows of each image, which lie side by side in stored order, also across blocks."""
     keys = pool.windows[["cache", "image"]].to_numpy()
     current, key = WindowsOfImage(), None
@@ -380,13 +407,13 @@ def _measures(marked: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, 
     return {"iou": found[0], "f1": found[1], "false_area": area, "flagged": float(area > FLAGGED_SHARE)}
 
 
-def _identity(pool: CachePool, window: int, fold: int) -> dict[str, Any]:
+def _identity(pool: WindowSource, window: int, fold: int) -> dict[str, Any]:
     row = pool.windows.loc[window]
     names = ("dataset", "path", "variant", "source_id", "generator", "mask_kind")
     return {**{name: str(row[name]) for name in names}, "fold": fold}
 
 
-def clean(pool: CachePool) -> NDArray[np.bool_]:
+def clean(pool: WindowSource) -> NDArray[np.bool_]:
     """Return which windows are of view 0: degraded views train; they neither choose nor are tested."""
     return np.asarray(pool.windows["view"].to_numpy() == 0)
 

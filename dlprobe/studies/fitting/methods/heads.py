@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dlprobe.cache.stream import epoch_seed
 from dlprobe.data.labels import THREE_CLASS_SCHEME
 from dlprobe.errors import ProbeError
 from dlprobe.probes import HeadSpec, default_grid, edge_of_grid, fit_heads
@@ -106,8 +107,7 @@ class HeadGrid:
         schemes = sorted({head.scheme for head in heads})
 
         def batches(epoch: int) -> Iterable[HeadBatch]:
-            seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
-            size = settings.batch_windows
+            size, seed = settings.batch_windows, epoch_seed(settings.seed, epoch)
             return minibatches(task.pool, task.assignment.groups, schemes, selected, batch_windows=size, seed=seed)
 
         return fit_heads(

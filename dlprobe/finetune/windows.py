@@ -10,6 +10,7 @@ from dlprobe.cache import Block
 from dlprobe.cache.reader import window_table
 from dlprobe.cache.stream import groups
 from dlprobe.data.images import MAX_PIXELS
+from dlprobe.errors import BackboneError
 from dlprobe.extraction import plan
 from dlprobe.extraction.decoding import Unreadable, decoded_ahead
 from dlprobe.extraction.embedding import moments, run_backbone
@@ -133,6 +134,12 @@ class LiveWindows:
             sums += moments(block.embeddings).astype(np.float64).sum(axis=0)
             patches += block.coverage[..., 0].size
         return GroupMoments(np.array([float(patches)]), sums[:1], sums[1:])
+
+    def not_finite(self, window: int) -> BackboneError:
+        """Return the error of a window whose embeddings are not finite."""
+        row, name = self.windows.loc[window], self.backbone.spec.backbone
+        where = f"{row['path']} at y={row['y']}, x={row['x']}"
+        return BackboneError(f"{name} gives values that are not finite for {where}; choose a smaller learning rate")
 
     def _decoded(self, wanted: Sequence[NDArray[np.int64]]) -> Iterator[Decoded]:
         """Decode runs of windows, each run sorted by number; an unreadable image is noted and left out."""

@@ -98,6 +98,15 @@ class CachePool:
             if i in missing.index
         ]
 
+    def not_finite(self, window: int) -> CacheError:
+        """Return the error of a window whose embeddings are not finite."""
+        row = self.windows.loc[window]
+        where = f"{row['path']} at y={row['y']}, x={row['x']}"
+        cache = self.caches[row["cache"]].path
+        return CacheError(
+            f"{cache} holds embeddings that are not finite (first: {where}); run `dlprobe cache verify {cache}`"
+        )
+
     def keep_only(self, keys: pd.MultiIndex) -> int:
         """Keep only the windows with one of these keys (`WINDOW_KEY`); return how many remain."""
         self.kept &= pd.MultiIndex.from_frame(self.windows[WINDOW_KEY]).isin(keys)

@@ -16,7 +16,7 @@ from scipy.special import logit
 
 from dlprobe.data import label_patches
 from dlprobe.data.labels import IGNORE, TRUTH_SCHEME, positive_patches
-from dlprobe.errors import CacheError, ProbeError
+from dlprobe.errors import ProbeError
 from dlprobe.metrics import LogitHistogram, average_precision, best_f1_bounds, best_f1_thresholds, count, f1, iou
 from dlprobe.studies.pixels import boxes_of, enlarge_logits, label_pixels, owned_pixels
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dlprobe.errors import DlprobeError
     from dlprobe.probes import NearestPatches
     from dlprobe.studies.fitting.pool import CachePool
     from dlprobe.studies.fitting.splits import Assignment
@@ -155,6 +156,10 @@ class WindowSource(Protocol):
 
     def blocks(self, selected: NDArray[np.bool_]) -> Iterator[EmbeddedWindows]:
         """Iterate over the readable windows among `selected`, in stored order."""
+        ...
+
+    def not_finite(self, window: int) -> DlprobeError:
+        """Return the error of a window whose embeddings are not finite."""
         ...
 
 
@@ -294,11 +299,7 @@ def require_numbers(
     if (finite := np.isfinite(embeddings).all(axis=(1, 2, 3))).all():
         msg = "a head gives scores that are no numbers: its weights are too large; lower the learning rates"
         raise ProbeError(msg)
-    row = pool.windows.loc[windows[int(np.argmin(finite))]]
-    where = f"{row['path']} at y={row['y']}, x={row['x']}"
-    cache = pool.caches[row["cache"]].path
-    msg = f"{cache} holds embeddings that are not finite (first: {where}); run `dlprobe cache verify {cache}`"
-    raise CacheError(msg)
+    raise pool.not_finite(int(windows[int(np.argmin(finite))]))
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """Questions asked of caches and images: fits, comparisons, evaluations, tables."""
 
+from dlprobe.studies.adaptation.finetuning import FinetuneResult, estimate_finetune, finetune
 from dlprobe.studies.evaluating import Evaluation, evaluate, evaluate_files, read_evaluation
 from dlprobe.studies.evaluation.settings import EvaluateSettings
-from dlprobe.studies.finetuning import FinetuneResult, estimate_finetune, finetune
 from dlprobe.studies.fit import FitResult, fit_caches
 from dlprobe.studies.fitting.settings import FitSettings
 from dlprobe.studies.parity import CacheComparison, compare_caches

@@ -1,0 +1,1 @@
+"""Adapted backbones, scored as probes on frozen ones are."""

@@ -34,7 +34,10 @@ def evaluate(
         list[str] | None, typer.Option("--degrade", help="Preset (or chain) of degradations; may be repeated.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="'train', 'val', 'test' or 'all'; by default test, if there is one.")
+        str | None,
+        typer.Option(
+            "--split", help="'train', 'val', 'test', 'calibration' or 'all'; by default test, if there is one."
+        ),
     ] = None,
     seen: Annotated[
         str, typer.Option("--seen", help="Images of sources that trained the probe: 'leave-out', 'refuse' or 'keep'.")

@@ -408,7 +408,7 @@ def test_the_map_of_another_head_image_condition_or_setting_is_another_file(tiny
 def test_bad_settings_and_folders_are_refused(manifest, tiny_backbone, probe, tmp_path):
     for wrong, words in (
         ({"threshold": 1.0}, "threshold is 1.0"),
-        ({"split": "tset"}, "write one of train, val, test, all"),
+        ({"split": "tset"}, "write one of train, val, test"),
         ({"seen": "ignore"}, "leave-out, refuse, keep"),
         ({"protocols": ()}, "missing or named twice"),
     ):

@@ -43,7 +43,8 @@ class EvaluateSettings:
     degrade : tuple of str
         Presets of degradations (or chains of them) under which everything is scored again.
     split : str, optional
-        ``train``, ``val``, ``test`` or ``all``; by default ``test`` if the manifest names such images, else all.
+        ``train``, ``val``, ``test``, ``calibration`` or ``all``; by default ``test`` if the manifest names such images,
+        else all.
     seen : {"leave-out", "refuse", "keep"}
         What happens to images of sources that trained or chose the probe, as its card names them.
     post : PostProcessing

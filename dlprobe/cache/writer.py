@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -253,7 +254,9 @@ def _require_ours(place: Place) -> None:
     try:
         names = place.children()
     except NotADirectoryError as error:
-        raise OutputError(msg) from error
+        if os.path.lexists(str(place)):
+            raise OutputError(msg) from error
+        return  # a file is in the way further up, which making it will say
     begun = LOCKS in names and names <= {LOCKS, RECORDS, *STORED_NAMES.values()}
     if names and not begun and not place.exists(ROOT_RECORD):
         raise OutputError(msg)

@@ -27,7 +27,6 @@ from dlprobe.errors import CacheError, OutputError
 from dlprobe.spec import Pins, require_same
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 

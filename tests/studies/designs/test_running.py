@@ -17,7 +17,7 @@ SMALL = {
     'name = "residual:srm"': 'name = "residual:srm"\nwindow_px = 112',
     'name = "timm:vit_small_patch14_dinov2"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 112',
     'name = "timm:vit_small_patch16_dinov3"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 128',
-    "learning_rates = [0.1, 0.3, 1.0]": "learning_rates = [1.0]\nepochs = 2\nn_folds = 4",
+    "learning_rates = [0.03, 0.1, 0.3]": "learning_rates = [1.0]\nepochs = 2\nn_folds = 4",
     "weight_decays = [0.01, 0.1]": "weight_decays = [0.01]",
     "stride_px = 252": "stride_px = 56",
     "sources = [2, 4, 8]": "sources = [2, 4]",

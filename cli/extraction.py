@@ -21,6 +21,7 @@ from .options import (
     WeightsOpt,
     layer_numbers,
     pixel_limit,
+    tell_dropped,
 )
 from .output import emit
 from .progress import progress_bar
@@ -82,6 +83,7 @@ def extract(
     identity = {"weights": weights, "layers": layer_numbers(layers), "norm": norm, "window_px": window}
     execution = {"device": device, "engine": engine, "precision": precision, "compiled": compiled}
     model = load_backbone(backbone, **identity, **execution, batch_size=batch_size)
+    tell_dropped(model)
     options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
     options |= {"views": views, "degrade": degrade, "cls": cls}
     if dry_run:

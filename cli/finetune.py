@@ -19,6 +19,7 @@ from .options import (
     WeightsOpt,
     layer_numbers,
     pixel_limit,
+    tell_dropped,
 )
 from .output import emit
 from .progress import progress_bar
@@ -87,6 +88,7 @@ def finetune(
     modes, table = tuple(mode or ("lora",)), Manifest.read(manifest, root)
     where = {"weights": weights, "device": device, "precision": precision, "batch_size": batch_size}
     model = load_backbone(backbone, layers=layer_numbers(layers), norm=norm, window_px=window, **where)
+    tell_dropped(model)
     if dry_run:
         emit(estimate_finetune(table, model, modes=modes, settings=settings), as_json=as_json)
         return

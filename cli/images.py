@@ -57,7 +57,7 @@ SmoothOpt = Annotated[int, typer.Option("--smooth-radius", help="Open and close 
 
 
 def localize(
-    probe: Annotated[Path, typer.Argument(help="Probe file that `dlprobe fit` wrote (.safetensors).")],
+    probe: Annotated[Path, typer.Argument(help="Probe that `dlprobe fit` wrote, or DinoLizer's .ckpt.")],
     image: ImagesArg,
     out: OutOpt,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders of folders.")] = False,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .boundary import talk
+
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 WeightsOpt = Annotated[
     str, typer.Option("--weights", help="'pretrained', a file, or 'random:SEED' (spoken, never a fall-back).")
@@ -38,6 +40,12 @@ MaxPixelsOpt = Annotated[
 def pixel_limit(max_pixels: int | None) -> dict[str, int]:
     """Return the limit as a named argument, or none at all: what holds then is the library's to say."""
     return {} if max_pixels is None else {"max_pixels": max_pixels}
+
+
+def tell_dropped(backbone: object) -> None:
+    """Name the tensors of a checkpoint that the backbone has no use for."""
+    if dropped := getattr(backbone, "dropped", ()):
+        talk(f"not used of the weights: {', '.join(sorted(dropped))}")
 
 
 def layer_numbers(text: str) -> tuple[int, ...]:

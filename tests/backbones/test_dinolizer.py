@@ -2,17 +2,21 @@
 
 from collections import OrderedDict
 from dataclasses import replace
+from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
 import timm
 import torch
 from numpy.testing import assert_allclose
+from PIL import Image
+from typer.testing import CliRunner
 
 from dlprobe.backbones import load_backbone, read_dinolizer_head
 from dlprobe.backbones.catalogue import CATALOGUE
 from dlprobe.backbones.weights.perturbed import build_quietly, perturb
 from dlprobe.errors import BackboneError
+from dlprobe.localization import load_probe
 
 NAME = "vit_nano_patch14_reg4_dinov2"
 WIDTH, WINDOW_PX = 48, 504
@@ -233,3 +237,27 @@ def test_a_head_that_is_not_dinolizers_is_refused(change, words, tmp_path):
     make_checkpoint(tmp_path / "model.ckpt", change=change)
     with pytest.raises(BackboneError, match=words):
         read_dinolizer_head(tmp_path / "model.ckpt")
+
+
+def test_the_checkpoint_localizes_as_it_is(small, pixels, tmp_path):
+    (script,) = entry_points(group="console_scripts", name="dlprobe")
+    path, image = tmp_path / "epoch=36_val_loss=0.2130.ckpt", tmp_path / "photo.png"
+    wrapper = make_checkpoint(path)
+    Image.fromarray(pixels[0][0]).save(image)
+    with torch.no_grad():
+        expected = wrapper.cls_head(wrapper.tokens(pixels[1])[:, 5:]).softmax(dim=-1)[0, :, 2].reshape(36, 36)
+    probe, backbone = load_probe(path, device="cpu")
+    assert probe.require_model(backbone.spec)
+    logits = torch.from_numpy(probe.logits(backbone(pixels[0]).numpy()))
+    assert_allclose(logits.softmax(dim=-1)[0, ..., 2], expected, atol=1e-5)
+    done = CliRunner().invoke(
+        script.load(), ["localize", str(path), str(image), "-o", str(tmp_path / "out"), "--device", "cpu", "--json"]
+    )
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    assert list((tmp_path / "out").rglob("*.json"))
+    (tmp_path / "cut.ckpt").write_bytes(path.read_bytes()[:1000])
+    wrong = CliRunner().invoke(
+        script.load(), ["localize", str(tmp_path / "cut.ckpt"), str(image), "-o", str(tmp_path / "no")]
+    )
+    assert wrong.exit_code == 2
+    assert len(wrong.stderr.strip().splitlines()) == 1

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlprobe.backbones import load_backbone
+from dlprobe.backbones import load_backbone, read_dinolizer_head
+from dlprobe.data.labels import CLASSES
 from dlprobe.errors import ProbeError
-from dlprobe.probes import Probe
+from dlprobe.probes import Probe, make_card
+from dlprobe.probes.heads import THREE_CLASS
 
 if TYPE_CHECKING:
     from dlprobe.backbones import Backbone
@@ -23,7 +25,20 @@ def load_probe(
     precision: str = "auto",
     batch_size: int | None = None,
 ) -> tuple[Probe, Backbone]:
-    """Load a probe and the backbone that its card names; arguments and errors as for `localize_files`."""
+    """Load a probe and the backbone that its card names; arguments and errors as for `localize_files`.
+
+    DinoLizer's published checkpoint (``.ckpt``) is both: its head becomes a three-class probe.
+    """
+    if Path(probe).suffix == ".ckpt":
+        backbone = load_backbone(
+            "dinolizer",
+            weights=weights or Path(probe),
+            device=device,
+            engine=engine,
+            precision=precision,
+            batch_size=batch_size,
+        )
+        return _published(Path(probe), backbone), backbone
     head = Probe.load(Path(probe))
     spec = head.model_spec
     if spec is None:
@@ -52,3 +67,19 @@ def load_probe(
     )
     head.require_model(backbone.spec, f"{probe} and the backbone that was loaded")
     return head, backbone
+
+
+def _published(path: Path, backbone: Backbone) -> Probe:
+    """Return the head of DinoLizer's checkpoint as a probe; the last class means manipulated."""
+    head = read_dinolizer_head(path)
+    card = make_card(
+        model=backbone.spec,
+        scheme=THREE_CLASS,
+        objective="as published",
+        classes=[kind.name for kind in CLASSES],
+        threshold=0.5,
+        threshold_policy="0.5, not calibrated",
+        notes=head.notes,
+        weights=str(path),
+    )
+    return Probe(head.weights, head.bias, card)

@@ -14,7 +14,10 @@ from dlprobe.data import Manifest, scan
 from dlprobe.data.synthesis import SynthesisSettings, build_demo, synthesize
 from dlprobe.data.synthesis.photographs import PAIRS, load_photograph
 from dlprobe.extraction import extract
-from dlprobe.spec import fingerprint
+from dlprobe.localization import SlidingSettings, load_probe
+from dlprobe.spec import fingerprint, sha256_of_file
+from dlprobe.studies.evaluating import RECORD_NAME, evaluate
+from dlprobe.studies.evaluation.settings import OWN_PROTOCOL, EvaluateSettings
 from dlprobe.studies.fit import fit_caches
 from dlprobe.studies.runs import RUN_NAME, read_run
 
@@ -84,6 +87,28 @@ class Workshop:
             self.say(f"fitting cell {key}")
             fit_caches(caches, cell, test=test, settings=settings)
         return read_run(cell)
+
+    def evaluation(self, probe: Path, sources: set[str]) -> Path:
+        """Return the evaluation of a probe on the images of some photographs, clean and degraded, as the study asks."""
+        asked, options = self.study.options, self.study.extract
+        manifest = self.manifest()
+        chosen = manifest.select(manifest.frame["source_id"].isin(sources))
+        settings = EvaluateSettings(protocols=(OWN_PROTOCOL,), degrade=(asked.degrade,), split="all")
+        sliding = SlidingSettings(stride_px=asked.stride_px)
+        key = cell_key(
+            "evaluation",
+            probe=sha256_of_file(probe),
+            manifest=chosen.sha256,
+            settings=asdict(settings),
+            sliding=asdict(sliding),
+        )
+        cell = self.folder / "cells" / key
+        if not (cell / RECORD_NAME).is_file():
+            self.say(f"evaluating cell {key}")
+            weights = next(entry.weights for entry in self.study.backbones)
+            head, backbone = load_probe(probe, weights=weights, device=options.device)
+            evaluate(chosen, backbone, head, cell, settings=settings, sliding=sliding)
+        return cell
 
     def _cache(self, entry: BackboneSource, manifest: Manifest | None) -> Path:
         if entry.cache or manifest is None:

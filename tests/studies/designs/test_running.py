@@ -19,7 +19,8 @@ SMALL = {
     'name = "timm:vit_small_patch16_dinov3"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 128',
     "learning_rates = [0.03, 0.1, 0.3]": "learning_rates = [1.0]\nepochs = 2\nn_folds = 4",
     "weight_decays = [0.01, 0.1]": "weight_decays = [0.01]",
-    "stride_px = 252": "stride_px = 56",
+    "stride_px = 252": "stride_px = 112",
+    'degrade = "tgif"': 'degrade = "jpeg:quality=60"',
     "sources = [2, 4, 8]": "sources = [2, 4]",
     "[fit]": "[extract]\nstride_px = 112\n\n[fit]",
 }

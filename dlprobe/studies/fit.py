@@ -22,7 +22,7 @@ from dlprobe.studies.fitting.pool import open_pools, share_grid
 from dlprobe.studies.fitting.scoring import score_images
 from dlprobe.studies.fitting.selection import select
 from dlprobe.studies.fitting.settings import FitSettings
-from dlprobe.studies.fitting.splits import assign
+from dlprobe.studies.fitting.splits import assign, sources_by_part
 from dlprobe.studies.results import (
     AUTHENTIC_VARIANTS,
     FAKE_VARIANTS,
@@ -262,8 +262,7 @@ def _probes(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame) -> dic
 
 def _probe(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame, column: Column) -> Probe:
     pool, assignment = fit.pool, fit.assignment
-    trained = assignment.final if column.fold < 0 else assignment.folds[column.fold].train
-    sources = sorted(pool.windows["source_id"][np.isin(assignment.groups, trained) & pool.kept].unique())
+    took_part = sources_by_part(assignment, pool.windows["source_id"], pool.kept, column.fold)
     promise = fit.promises.get(id(column))
     policy = promise_text(promise) if promise else "best pooled F1 on the patches of validation images"
     if not promise and column.fold < 0 and len(assignment.folds) > 1:
@@ -272,7 +271,7 @@ def _probe(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame, column:
     if column.fold < 0:
         metrics |= _test_metrics(results, fit.name, column)
     origin = pool.caches[0].origin
-    identity = {**_fingerprints(pool), "split": assignment.description, "train_sources": sources}
+    identity = {**_fingerprints(pool), "split": assignment.description, **took_part}
     card = make_card(
         model=pool.model_spec,
         scheme=column.scheme,
@@ -286,7 +285,7 @@ def _probe(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame, column:
             "manifest_sha256": [cache.cache_spec.manifest_sha256 for cache in pool.caches],
             "data_fingerprint": fingerprint(identity),
             "split": assignment.description,
-            "train_sources": sources,
+            **took_part,
             "held_out_generators": list(settings.hold_out),
         },
         notes=[f"licence of the backbone: {origin['licence']}", f"backbone trained on: {origin['trained_on']}"],

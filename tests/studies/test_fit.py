@@ -42,7 +42,11 @@ def test_no_probe_of_a_fold_has_seen_what_it_is_tested_on(tiny_fit, tiny_manifes
     donors = tiny_manifest.frame[tiny_manifest.frame["donor_id"] != ""].groupby("source_id")["donor_id"].unique()
     for row in tiny_fit.images.drop_duplicates(["source_id", "fold"]).itertuples():
         probe = tiny_fit.probes[f"{MODEL}/folds/dice-{SCHEME}-{row.fold}"]
-        seen = set(probe.card["data"]["train_sources"])
+        data = probe.card["data"]
+        seen = set(data["train_sources"]) | set(data["val_sources"])
+        assert data["train_sources"]
+        assert data["val_sources"]
+        assert not set(data["train_sources"]) & set(data["val_sources"])
         assert row.source_id not in seen
         assert not seen & set(donors.get(row.source_id, []))
     assert tiny_fit.images.groupby("source_id")["fold"].nunique().max() == 1

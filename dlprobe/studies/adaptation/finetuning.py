@@ -22,7 +22,7 @@ from dlprobe.studies.fit import slug
 from dlprobe.studies.fitting.calibration import BEST_F1, score_of
 from dlprobe.studies.fitting.methods.heads import row_of
 from dlprobe.studies.fitting.scoring import Column, score_images, validate
-from dlprobe.studies.fitting.splits import assign
+from dlprobe.studies.fitting.splits import assign, sources_by_part
 from dlprobe.studies.results import compare, losses_to_everything, overview, side_by_side, summarise
 from dlprobe.studies.runs import desk, prepare_run, settings_record, texts_of, write_run
 
@@ -337,7 +337,6 @@ def _probe(
     weights: Path | None,
     start: Backbone,
 ) -> Probe:
-    sources = windows.windows["source_id"][np.isin(split.groups, split.final) & windows.kept]
     score = chosen.epoch.f1
     card = make_card(
         model=windows.backbone.spec,
@@ -350,7 +349,7 @@ def _probe(
         data={
             "manifest_sha256": windows.manifest_sha256,
             "split": split.description,
-            "train_sources": sorted(sources.unique()),
+            **sources_by_part(split, windows.windows["source_id"], windows.kept),
             "held_out_generators": list(settings.hold_out),
         },
         notes=[f"licence of the backbone: {start.card.licence}", f"backbone trained on: {start.card.trained_on}"],

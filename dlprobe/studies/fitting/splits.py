@@ -124,6 +124,37 @@ def assign(
     )
 
 
+def sources_by_part(
+    assignment: Assignment, source_ids: pd.Series, kept: NDArray[np.bool_], fold: int = -1
+) -> dict[str, list[str]]:
+    """Return the sources that had a part in a probe, for its card.
+
+    Parameters
+    ----------
+    assignment : Assignment
+        Who trained, chose and calibrated.
+    source_ids : Series of str, length windows
+        Of each window.
+    kept : ndarray of bool, shape (window,)
+        Windows that took part.
+    fold : int
+        Of the probe; -1 is the one for new images, which all folds chose.
+
+    Returns
+    -------
+    dict of str to list of str
+        ``train_sources``, ``val_sources`` (those that chose and did not train) and ``calibration_sources``.
+    """
+    folds = assignment.folds if fold < 0 else assignment.folds[fold : fold + 1]
+    trained = assignment.final if fold < 0 else folds[0].train
+    chose = {group for each in folds for group in each.val} - set(trained)
+    parts = {"train": trained, "val": tuple(chose), "calibration": (CALIBRATION,)}
+    return {
+        f"{name}_sources": sorted(source_ids[np.isin(assignment.groups, groups) & kept].unique())
+        for name, groups in parts.items()
+    }
+
+
 def _dealt(
     windows: pd.DataFrame,
     kept: NDArray[np.bool_],

@@ -1,6 +1,6 @@
 """Studies: a small TOML file asks, cells keyed by what determines them are computed once, and a page answers."""
 
-from dlprobe.studies.designs import comparing, robustness, scale, transfer
+from dlprobe.studies.designs import kinds
 from dlprobe.studies.designs.base import STUDIES, Findings, StudyKind
 from dlprobe.studies.designs.definition import Study, read_study
 from dlprobe.studies.designs.running import StudyResult, read_study_result, ready_studies, run_study
@@ -11,12 +11,9 @@ __all__ = [
     "Study",
     "StudyKind",
     "StudyResult",
-    "comparing",
+    "kinds",
     "read_study",
     "read_study_result",
     "ready_studies",
-    "robustness",
     "run_study",
-    "scale",
-    "transfer",
 ]

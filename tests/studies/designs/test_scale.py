@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from dlprobe.metrics.resampling import jackknife_interval
-from dlprobe.studies.designs.scale import detection_growth
+from dlprobe.studies.designs.kinds.scale import detection_growth
 
 
 def drawn(rng, n, half=-4.0, slope=1.2):

@@ -20,7 +20,7 @@ from dlprobe.metrics import bootstrap_mean, source_means
 from dlprobe.metrics.resampling import jackknife_interval
 from dlprobe.plotting import axes, curve, intervals, legend
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.comparing import notes
+from dlprobe.studies.designs.kinds.comparing import notes
 from dlprobe.studies.results import FAKE_VARIANTS, with_interval
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pandas as pd
 from dlprobe.errors import DataError
 from dlprobe.plotting import axes, curve, legend
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.comparing import notes
+from dlprobe.studies.designs.kinds.comparing import notes
 from dlprobe.studies.results import FAKE_VARIANTS, with_interval
 
 if TYPE_CHECKING:

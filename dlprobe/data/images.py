@@ -19,6 +19,7 @@ import threading
 import zlib
 from contextlib import contextmanager
 from functools import cache
+from os import SEEK_END
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,9 @@ MASK_THRESHOLD = 127
 #: Pillow's own limit against decompression bombs: a third of a gigabyte as RGB.
 MAX_PIXELS = 1024**3 // 4 // 3
 
+#: What a complete file of a format has at its end, and how much may follow it.
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL = 4096
 _ORIENTATION_TAG = 0x0112
 _BITS_TAG = 0x0102
 _TRANSPOSING = frozenset({5, 6, 7, 8})
@@ -64,7 +68,9 @@ _settings = threading.RLock()
 
 
 def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return height and width in pixels, EXIF orientation applied, from the header alone.
+    """Return height and width in pixels, EXIF orientation applied, from the header.
+
+    The end of the file is looked at too: where it does not say that the image is complete, the pixels are decoded.
 
     Parameters
     ----------
@@ -76,9 +82,11 @@ def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises
     ------
     DataError
-        If the file is missing, no image or too large.
+        If the file is missing, no image, too large, or truncated.
     """
     with _opened(path, "image", max_pixels) as image:
+        if not _has_its_end(path, image.format):
+            image.load()
         width, height = image.size
         turned = _orientation(image, path) in _TRANSPOSING
     return (width, height) if turned else (height, width)
@@ -178,6 +186,20 @@ def _orientation(image: Image.Image, path: Path) -> int | None:
     if image.format == "TIFF" and found == image.tag_v2.get(_ORIENTATION_TAG):  # type: ignore[attr-defined]
         return None  # Pillow gives the size of a TIFF file upright
     return found
+
+
+def _has_its_end(path: Path, kind: str | None) -> bool:
+    """Tell whether the end of a file is that of its format, or as long as its header says; True where neither is."""
+    with path.open("rb", buffering=0) as file:
+        start = file.read(8)
+        size = file.seek(0, SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        tail = file.read()
+    if kind in _ENDS:
+        return _ENDS[kind] in tail
+    if kind == "WEBP":
+        return bool(struct.unpack("<I", start[4:])[0] + 8 <= size)
+    return kind != "BMP" or bool(struct.unpack("<I", start[2:6])[0] <= size)
 
 
 def _has_late_chunks(path: Path) -> bool:

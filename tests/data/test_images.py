@@ -146,7 +146,7 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
 def test_the_size_of_a_png_is_known_without_its_pixels(tmp_path):
     content = encode(RNG.integers(0, 256, (60, 70, 3), np.uint8), "PNG")
     path = tmp_path / "a.png"
-    path.write_bytes(content[:200])
+    path.write_bytes(content[:200] + bytes(200) + content[400:])
     assert image_size(path) == (60, 70)
     with pytest.raises(DataError, match="cannot be read"):
         read_image(path)
@@ -319,3 +319,20 @@ def test_what_is_no_photograph_is_not_opened(tmp_path):
 
 def test_arrays_can_be_written_to(tmp_path):
     assert read_image(save(tmp_path / "a.png", RGB)).flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("png", {}), ("jpg", {}), ("jpg", {"progressive": True}), ("webp", {}), ("bmp", {})],
+)
+def test_a_file_that_was_cut_off_is_told_without_the_pixels_being_asked_for(tmp_path, suffix, options):
+    path = tmp_path / f"image.{suffix}"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    content = path.read_bytes()
+    assert image_size(path) == (60, 80)
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(DataError, match="cannot be read"):
+        image_size(path)
+    path.write_bytes(content + bytes(10_000))  # what follows a complete image does no harm
+    assert image_size(path) == (60, 80)

@@ -73,9 +73,10 @@ def load_hf(request: LoadRequest) -> HfBackbone:
     device, pins = choose_execution(request, f"hf:{request.model}")
     model = _model(request)
     name = f"hf:{request.model}"
+    require("hf", name, "transformers")  # before weights are looked for, or even fetched
     path = _weight_path(request, name)
     tensors = None if path is None else _tensors(path)
-    network: Any = build_quietly(partial(_build, model.fields, tensors, name), request.seed or 0)
+    network: Any = build_quietly(partial(_build, model.fields, tensors), request.seed or 0)
     patch_px = int(network.config.patch_size)
     window_px = request.window_px or default_window_px(patch_px)
     require_divides(patch_px, window_px, name)
@@ -189,8 +190,7 @@ def _tensors(path: Path) -> Tensors:
     return dinolizer.merge_updates(tensors, path) if dinolizer.is_dinolizer(tensors) else tensors
 
 
-def _build(fields: dict[str, Any], tensors: Tensors | None, name: str) -> torch.nn.Module:
-    require("hf", name, "transformers")
+def _build(fields: dict[str, Any], tensors: Tensors | None) -> torch.nn.Module:
     from transformers import AutoConfig, AutoModel
 
     fields = dict(fields)

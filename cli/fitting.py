@@ -120,17 +120,25 @@ def fit(
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="What `dlprobe fit`, `evaluate`, or `localize` (the folder of one image) wrote.")
+        Path,
+        typer.Argument(help="What `dlprobe fit`, `evaluate`, `study run` or `localize` (one image's folder) wrote."),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; FOLDER/report.html by default.")] = None,
     probe: Annotated[
         Path | None, typer.Option("--probe", help="Of a localized image: the probe's file, for what it was trained on.")
     ] = None,
+    separability: Annotated[
+        Path | None, typer.Option("--separability", help="Of a fit: a folder that `dlprobe separate -o` wrote.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Of a fit: folder of its images, to show them behind score maps."),
+    ] = None,
 ) -> None:
-    """Write one self-contained HTML file: of a run, an evaluation, or one localized image."""
+    """Write one self-contained HTML file: of a fit, an evaluation, a study, or one localized image."""
     from dlprobe.reports import report_folder
 
-    typer.echo(str(report_folder(folder, out, probe=probe)))
+    typer.echo(str(report_folder(folder, out, probe=probe, separability=separability, images=images)))
 
 
 def _settings(patience: int | None, **given: object) -> FitSettings:

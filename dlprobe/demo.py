@@ -124,6 +124,7 @@ def run_demo(
         ],
         more_runs=[(f"Against the floor: {BACKBONE} and {FLOOR} ({FLOOR_WEIGHTS}) on common windows", floor.out)],
         pictures=list(_pictures(fit, found.manifest, backbone)),
+        images=data,
     )
     return DemoResult(_text(fit, floor), report)
 

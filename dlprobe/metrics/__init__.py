@@ -2,6 +2,7 @@
 
 from dlprobe.metrics.calibration import (
     Reliability,
+    ReliabilityTally,
     Temperature,
     expected_calibration_error,
     fit_temperature,
@@ -72,6 +73,7 @@ __all__ = [
     "Protocol",
     "Ranking",
     "Reliability",
+    "ReliabilityTally",
     "SeedSpread",
     "Temperature",
     "aggregate",

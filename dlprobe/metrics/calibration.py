@@ -131,19 +131,65 @@ def reliability_curve(
     """
     expected_calibration_error(probabilities, truth, bins=bins)  # refuses what is no probability
     p, y = _pair(probabilities, truth)
-    _, source = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
+    names, source = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
     if source.shape != p.shape:
         msg = f"{p.size} probabilities and {source.size} source_ids; pass one source_id each"
         raise MetricError(msg)
-    index = np.minimum((p * bins).astype(np.intp), bins - 1)
-    rows = []
-    for number in np.unique(index):
-        here = index == number
-        total, positive = np.bincount(source[here]), np.bincount(source[here], y[here])
-        interval = ratio_interval(positive[total > 0], total[total > 0], bounds=(0, 1))
-        rows.append((p[here].mean(), *interval[:4], int(here.sum())))
-    columns = ["probability", "frequency", "low", "high", "n_sources", "n"]
-    return Reliability(pd.DataFrame(rows, columns=columns))
+    tally = ReliabilityTally(bins=bins)
+    order = np.argsort(source, kind="stable")
+    pieces = np.split(order, np.cumsum(np.bincount(source))[:-1])
+    for name, piece in zip(names.tolist(), pieces, strict=True):
+        tally.add(p[piece], y[piece], name)
+    return tally.curve()
+
+
+class ReliabilityTally:
+    """The counts behind a reliability curve, gathered piece by piece.
+
+    Parameters
+    ----------
+    bins : int
+        Of equal width; the last one holds 1.
+    """
+
+    def __init__(self, *, bins: int = 15) -> None:
+        self._bins = bins
+        self._sums: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, probabilities: ArrayLike, truth: ArrayLike, source: str) -> None:
+        """Count a piece of a source.
+
+        Parameters
+        ----------
+        probabilities, truth : array_like
+            As in `expected_calibration_error`.
+        source : str
+            Its source_id.
+
+        Raises
+        ------
+        MetricError
+            If they differ in length, or one is nan.
+        """
+        p, y = _pair(probabilities, truth)
+        index = np.minimum((p * self._bins).astype(np.intp), self._bins - 1)
+        sums = [np.bincount(index, weights, minlength=self._bins) for weights in (np.ones(p.size), y, p)]
+        found = np.stack(sums).astype(np.float64)
+        self._sums[source] = self._sums[source] + found if source in self._sums else found
+
+    def curve(self) -> Reliability:
+        """Return the curve of all that was counted."""
+        columns = ["probability", "frequency", "low", "high", "n_sources", "n"]
+        if not self._sums:
+            return Reliability(pd.DataFrame(columns=columns))
+        totals, positives, probabilities = np.stack(list(self._sums.values()), axis=1)
+        rows = []
+        for number in np.flatnonzero(totals.sum(axis=0)):
+            total = totals[:, number]
+            here = total > 0
+            interval = ratio_interval(positives[here, number], total[here], bounds=(0, 1))
+            rows.append((probabilities[:, number].sum() / total.sum(), *interval[:4], int(total.sum())))
+        return Reliability(pd.DataFrame(rows, columns=columns))
 
 
 def negative_log_likelihood(logits: ArrayLike, truth: ArrayLike) -> float:

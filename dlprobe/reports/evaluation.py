@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +10,18 @@ import numpy as np
 
 from dlprobe.data.images import read_image, read_mask
 from dlprobe.errors import DataError
+from dlprobe.plotting import png
 from dlprobe.publish import publish
-from dlprobe.reports.figures import robustness_curves
-from dlprobe.reports.page import Section, jpeg_uri, png_uri, require_html, write_page
+from dlprobe.reports.page import Section, jpeg_uri, png_uri, require_html, table_section, told, write_page
+from dlprobe.reports.slider import Exhibit, slider, threshold_levels
 from dlprobe.studies import read_evaluation
-from dlprobe.studies.results import FAKE_VARIANTS, with_interval
+from dlprobe.studies.displays import plot_robustness
+from dlprobe.studies.results import FAKE_VARIANTS
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from dlprobe.studies import Run
@@ -32,20 +32,6 @@ CURVES_NAME = "curves.png"
 EXAMPLES = 3
 #: Larger images are shown with every n-th pixel.
 SIDE_PX = 640
-#: Level of the embedded 8-bit maps that is the threshold itself, and the logit that one level stands for.
-THRESHOLD_LEVEL = 128
-LOGITS_PER_LEVEL = 12 / 128
-
-
-@dataclass(frozen=True, slots=True)
-class Exhibit:
-    """An image of the page: pixels, levels of its map and its truth as data URIs, of one size, and words."""
-
-    photo: str
-    levels: str
-    truth: str
-    caption: str
-    fake: bool
 
 
 def write_evaluation_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -72,7 +58,8 @@ def write_evaluation_report(folder: str | os.PathLike[str], out: str | os.PathLi
     run = read_evaluation(folder)
     target = require_html(out if out is not None else run.path / REPORT_NAME)
     own = run.record["protocols"][0]
-    curves = robustness_curves(run.tables["curves"], own["headline"])
+    drawn = plot_robustness(run.tables["curves"], own["headline"])
+    curves = b"" if drawn is None else png(drawn)
     page = write_page(
         target,
         "evaluation.html",
@@ -81,36 +68,14 @@ def write_evaluation_report(folder: str | os.PathLike[str], out: str | os.PathLi
         notes=run.record["notes"],
         sections=list(_sections(run, curves)),
         exhibits=list(_exhibits(run, own)),
-        threshold={
-            "logit": _logit(own["threshold"]),
-            "level": THRESHOLD_LEVEL,
-            "step": LOGITS_PER_LEVEL,
-            "name": own["label"],
-        },
+        threshold=slider(own["threshold"]),
+        begins=f"protocol {own['label']} has it",
         footer=_footer(run),
     )
     if curves:
         with publish(target.parent / CURVES_NAME) as scratch:
             scratch.write_bytes(curves)
     return page
-
-
-def threshold_levels(scores: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """Return a map as 8-bit levels on the scale of logits, so that level 128 and above is exactly what is marked.
-
-    Parameters
-    ----------
-    scores : ndarray of float32, shape (height, width)
-        In [0, 1].
-    threshold : float
-        Score from which a pixel is marked, in (0, 1).
-    """
-    wide = np.asarray(scores, np.float64)
-    with np.errstate(divide="ignore"):
-        logits = np.log(wide) - np.log1p(-wide)
-    steps = np.floor((logits - _logit(threshold)) / LOGITS_PER_LEVEL)
-    steps = np.where(wide >= threshold, np.maximum(steps, 0), np.minimum(steps, -1))
-    return np.asarray(np.clip(THRESHOLD_LEVEL + steps, 0, 255), np.uint8)
 
 
 def _lead(run: Run) -> list[str]:
@@ -126,7 +91,7 @@ def _lead(run: Run) -> list[str]:
 
 def _sections(run: Run, curves: bytes) -> Iterator[Section]:
     tables = run.tables
-    yield _table(
+    yield table_section(
         "Scores by kind of image",
         tables["overview"],
         text=[
@@ -137,8 +102,8 @@ def _sections(run: Run, curves: bytes) -> Iterator[Section]:
     if curves:
         text = ["Mean over sources with its interval; the dotted line is the clean images' value."]
         yield Section("Robustness", text=text, figure=png_uri(curves))
-        yield _table("Robustness in numbers", tables["curves"], folded=True)
-    yield _table(
+        yield table_section("Robustness in numbers", tables["curves"], folded=True)
+    yield table_section(
         "Against marking everything",
         tables["comparisons"],
         text=[
@@ -146,64 +111,32 @@ def _sections(run: Run, curves: bytes) -> Iterator[Section]:
         ],
         lost=lambda row: not (row["low"] if not isnan(row["low"]) else row["difference"]) > 0,
     )
-    yield _table(
+    yield table_section(
         "Post-processing, step by step",
         tables["steps"],
         text=["IoU on fakes, falsely marked share elsewhere, after each step; its change against the step before."],
     )
-    yield _table(
+    yield table_section(
         "Object prior: what the authentic photograph shows where its fake will be inpainted",
         tables["prior"],
         text=["Tinted: the photograph's own map gets more than half of the fake's IoU with the mask to be."],
         lost=lambda row: bool(row["explains"]),
     )
-    yield _table(
+    yield table_section(
         "Marked where nothing was generated",
         tables["background"],
         text=["In fr the background went through the auto-encoder; 'whole' is the share of images marked all over."],
     )
     if len(tables["rejects"]):
-        yield _table("Rejected images", tables["rejects"])
-    yield _table("All numbers", tables["results"], folded=True)
+        yield table_section("Rejected images", tables["rejects"])
+    yield table_section("All numbers", tables["results"], folded=True)
     yield _protocols(run)
-
-
-def _table(
-    title: str, table: pd.DataFrame, *, text: list[str] | None = None, folded: bool = False, lost: Any = None
-) -> Section:
-    """Return a table with each value and its interval in one cell."""
-    merged = _merged(table)
-    rows = [
-        {"cells": [_cell(value) for value in cells.values()], "lost": lost is not None and lost(whole)}
-        for cells, whole in zip(merged.to_dict("records"), table.to_dict("records"), strict=True)
-    ]
-    lines = list(text or []) if rows else [*(text or []), "Nothing to show."]
-    return Section(title, [str(name).replace("_", " ") for name in merged.columns], rows, lines, folded=folded)
-
-
-def _merged(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose columns of interval ends are put beside their value in brackets."""
-    found = table.copy()
-    for low in [name for name in table.columns if str(name).endswith("low")]:
-        stem = str(low).removesuffix("low").removesuffix("_")
-        name = stem or next(column for column in ("difference", "value") if column in table.columns)
-        ends = (table[name], table[low], table[str(low).removesuffix("low") + "high"])
-        signed = name in {"difference", "gain", "change"}
-        found[name] = [with_interval(*numbers, signed=signed) for numbers in zip(*ends, strict=True)]
-        found = found.drop(columns=[low, str(low).removesuffix("low") + "high"])
-    return found
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if isnan(value) else f"{value:.4g}"
-    return str(value)
 
 
 def _protocols(run: Run) -> Section:
     records = run.record["protocols"]
     header = [name for name in records[0] if name != "headline"]
-    rows = [{"cells": [_cell(record[name]) for name in header], "lost": False} for record in records]
+    rows = [{"cells": [told(record[name]) for name in header], "lost": False} for record in records]
     return Section("What each protocol does", [name.replace("_", " ") for name in header], rows, folded=True)
 
 
@@ -256,7 +189,3 @@ def _exhibit(row: dict[str, Any], root: Path, levels: NDArray[np.uint8], fake: b
         " ".join(word for word in words if word),
         fake,
     )
-
-
-def _logit(score: float) -> float:
-    return float(np.log(score) - np.log1p(-score))

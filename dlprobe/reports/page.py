@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,13 @@ from PIL import Image
 
 from dlprobe.errors import OutputError
 from dlprobe.publish import publish
+from dlprobe.studies.results import with_interval
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 _JPEG_QUALITY_PCT = 88
@@ -32,6 +36,44 @@ class Section:
     text: list[str] = field(default_factory=list)
     figure: str = ""
     folded: bool = False
+
+
+def table_section(
+    title: str,
+    table: pd.DataFrame,
+    *,
+    text: list[str] | None = None,
+    folded: bool = False,
+    lost: Callable[[dict[str, Any]], bool] | None = None,
+) -> Section:
+    """Return a table with each value and its interval in one cell; `lost` tells which rows are tinted."""
+    merged = _merged(table)
+    rows = [
+        {"cells": [told(value) for value in cells.values()], "lost": lost is not None and lost(whole)}
+        for cells, whole in zip(merged.to_dict("records"), table.to_dict("records"), strict=True)
+    ]
+    lines = list(text or []) if rows else [*(text or []), "Nothing to show."]
+    return Section(title, [str(name).replace("_", " ") for name in merged.columns], rows, lines, folded=folded)
+
+
+def _merged(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose columns of interval ends are put beside their value in brackets."""
+    found = table.copy()
+    for low in [name for name in table.columns if str(name).endswith("low")]:
+        stem = str(low).removesuffix("low").removesuffix("_")
+        name = stem or next(column for column in ("difference", "value") if column in table.columns)
+        ends = (table[name], table[low], table[str(low).removesuffix("low") + "high"])
+        signed = name in {"difference", "gain", "change"}
+        found[name] = [with_interval(*numbers, signed=signed) for numbers in zip(*ends, strict=True)]
+        found = found.drop(columns=[low, str(low).removesuffix("low") + "high"])
+    return found
+
+
+def told(value: object) -> str:
+    """Return a cell as people read it."""
+    if isinstance(value, float):
+        return "" if isnan(value) else f"{value:.4g}"
+    return str(value)
 
 
 def require_html(out: str | os.PathLike[str]) -> Path:

@@ -77,3 +77,42 @@ def plot_comparisons(comparisons: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color="black", linestyle=":", linewidth=1)
     ax.set_xlabel("paired difference over sources")
     return ax
+
+
+def plot_robustness(curves: pd.DataFrame, metric: str) -> Axes | None:
+    """Draw a metric of fakes over each degradation's strengths, one panel a degradation, one curve a variant.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        See `dlprobe.studies.evaluation.effects.curves_table`.
+    metric : str
+        Full name, such as ``dlprobe.original_px.iou``.
+
+    Returns
+    -------
+    Axes or None
+        The first panel; None if there is nothing to draw.
+    """
+    if curves.empty:
+        return None
+    rows = curves[curves["metric"] == metric].drop_duplicates(["degradation", "chain", "variant"])
+    names = [name for name in dict.fromkeys(rows["degradation"]) if name != "clean"]
+    if not names:
+        return None
+    variants = list(dict.fromkeys(rows["variant"]))
+    axes = plotting.panels(len(names))
+    for ax, name in zip(axes, names, strict=True):
+        for series, variant in enumerate(variants):
+            part = rows[(rows["degradation"] == name) & (rows["variant"] == variant)].sort_values("strength")
+            plotting.curve(ax, part["strength"], part["value"], series=series, label=variant)
+            plotting.intervals(ax, part["strength"], part["value"], part["low"], part["high"], series=series)
+            clean = rows[(rows["degradation"] == "clean") & (rows["variant"] == variant)]["value"]
+            look = plotting.mark(series)
+            ax.axhline(float(clean.iloc[0]), color=look.colour, linestyle=":", linewidth=1)
+        ax.set_xlabel(f"strength of {name}", fontsize="small")
+        ax.set_ylim(0, 1)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel(metric)
+    plotting.legend(axes[0])
+    return axes[0]

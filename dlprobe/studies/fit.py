@@ -19,7 +19,7 @@ from dlprobe.studies.fitting.calibration import BEST_F1, calibrate, promise_text
 from dlprobe.studies.fitting.census import require_scorable
 from dlprobe.studies.fitting.methods.base import Task
 from dlprobe.studies.fitting.pool import open_pools, share_grid
-from dlprobe.studies.fitting.scoring import score_images
+from dlprobe.studies.fitting.scoring import Calibration, score_images
 from dlprobe.studies.fitting.selection import select
 from dlprobe.studies.fitting.settings import FitSettings
 from dlprobe.studies.fitting.splits import assign, sources_by_part
@@ -106,6 +106,7 @@ class _ModelFit:
     selection: Selection
     promises: dict[int, Guarantee]
     images: pd.DataFrame
+    calibration: pd.DataFrame
     notes: list[str]
 
 
@@ -182,7 +183,8 @@ def _publish(target: Path, fits: Sequence[_ModelFit], settings: FitSettings) -> 
         "models": {fit.name: _record(fit.pool, fit.assignment) for fit in fits},
         "notes": notes,
     }
-    tables = {"results": results, "comparisons": comparisons, "images": images}
+    calibration = pd.concat([fit.calibration for fit in fits], ignore_index=True)
+    tables = {"results": results, "comparisons": comparisons, "images": images, "calibration": calibration}
     below = [
         *notes,
         f"settings: {text}",
@@ -227,11 +229,13 @@ def _fit_model(
     promises: dict[int, Guarantee] = {}
     if policy.kind != BEST_F1:
         selection, promises = _promised(pool, assignment, selection, policy)
-    images = score_images(pool, assignment, selection.tested, pixels).assign(model=name)
+    calibration = Calibration()
+    images = score_images(pool, assignment, selection.tested, pixels, calibration).assign(model=name)
     notes = [f"split: {assignment.description}", *pool.gaps(), *selection.notes]
     if pixels is not None and pixels.n_left_out:
         notes.append(f"{pixels.n_left_out} images left out: not all models hold them at one working size")
-    return _ModelFit(name, pool, assignment, selection, promises, images, notes)
+    calibrated = calibration.frame().assign(model=name)
+    return _ModelFit(name, pool, assignment, selection, promises, images, calibrated, notes)
 
 
 def _promised(
@@ -323,13 +327,18 @@ def _record(pool: CachePool, assignment: Assignment) -> dict[str, Any]:
         "model_fingerprint": pool.model_spec.fingerprint,
         "model": settings_record(pool.model_spec),
         "caches": [
-            {"path": str(cache.path), "cache_fingerprint": cache.cache_spec.fingerprint, "windows": len(cache)}
+            {"path": _place(cache.path), "cache_fingerprint": cache.cache_spec.fingerprint, "windows": len(cache)}
             for cache in pool.caches
         ],
         "windows": int(pool.kept.sum()),
         "split": assignment.description,
         "folds": [{"train": fold.train, "val": fold.val, "test": fold.test} for fold in assignment.folds],
     }
+
+
+def _place(path: Path | str) -> str:
+    """Return where a cache lies, whichever folder is the current one later."""
+    return path if isinstance(path, str) else str(path.absolute())
 
 
 def _fingerprints(pool: CachePool) -> dict[str, str]:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from dlprobe.probes import Probe
 
 RUN_NAME = "run.json"
-SCHEMA = {"kind": "dlprobe-run", "version": 1}
-TABLES = ("results", "comparisons", "images")
+SCHEMA = {"kind": "dlprobe-run", "version": 2}
+TABLES = ("results", "comparisons", "images", "calibration")
 #: Folder, within that of the run to be, of what an interrupted fit goes on from.
 DESK_NAME = ".dlprobe-fit"
 #: Made from a run, and wrong once the run is another.
@@ -52,7 +52,8 @@ class Run:
     record : dict
         Settings, identities, notes and versions.
     tables : dict of str to DataFrame
-        ``results``, ``comparisons`` and ``images``.
+        ``results``, ``comparisons``, ``images`` and ``calibration`` (how often what a method's score calls probable is
+        INPAINTED on the tested images: see `dlprobe.metrics.Reliability`).
     """
 
     path: Path

@@ -159,7 +159,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(manifest, tiny, tmp_path):
     refused(dlprobe("fit", tmp_path / "none", "-o", tmp_path / "run"), "none")
     refused(dlprobe("fit", tmp_path / "none", "-o", tmp_path / "run", "--baselines", "rigde"), "did you mean ridge")
     refused(dlprobe("fit", tmp_path / "none", "-o", tmp_path / "run", "--threshold-policy", "area:x"), "no rate")
-    refused(dlprobe("report", tmp_path), "no run")
+    refused(dlprobe("report", tmp_path), "nothing to report on")
     refused(dlprobe("cache", "info", tmp_path), "")
     assert not out.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]

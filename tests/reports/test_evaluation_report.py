@@ -11,7 +11,7 @@ import pytest
 from dlprobe.data.images import read_mask
 from dlprobe.errors import OutputError
 from dlprobe.reports import report_folder, write_evaluation_report
-from dlprobe.reports.evaluation import THRESHOLD_LEVEL, threshold_levels
+from dlprobe.reports.slider import THRESHOLD_LEVEL, threshold_levels
 from dlprobe.studies.evaluation.maps import MapStore
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -53,7 +53,7 @@ def test_the_report_of_a_folder_is_the_one_that_belongs_there(small_evaluation, 
     assert report_folder(small_evaluation.out, tmp_path / "a.html").is_file()
     with pytest.raises(OutputError, match="leave out --probe"):
         report_folder(small_evaluation.out, probe="x.safetensors")
-    with pytest.raises(OutputError, match="no run"):
+    with pytest.raises(OutputError, match="nothing to report on"):
         report_folder(tmp_path)
     with pytest.raises(OutputError, match=r"\.html"):
         write_evaluation_report(small_evaluation.out, tmp_path / "a.png")

@@ -21,7 +21,7 @@ from dlprobe.spec import canonical_json, fingerprint
 from dlprobe.studies.fit import slug
 from dlprobe.studies.fitting.calibration import BEST_F1, score_of
 from dlprobe.studies.fitting.methods.heads import row_of
-from dlprobe.studies.fitting.scoring import Column, score_images, validate
+from dlprobe.studies.fitting.scoring import Calibration, Column, score_images, validate
 from dlprobe.studies.fitting.splits import assign, sources_by_part
 from dlprobe.studies.results import compare, losses_to_everything, overview, side_by_side, summarise
 from dlprobe.studies.runs import desk, prepare_run, settings_record, texts_of, write_run
@@ -78,6 +78,7 @@ class FinetuneResult:
 class _Adapted:
     name: str
     images: pd.DataFrame
+    calibration: pd.DataFrame
     probe: Probe
     notes: list[str]
     record: dict[str, Any]
@@ -169,7 +170,8 @@ def _publish(
         "models": {each.name: each.record for each in done},
         "notes": notes,
     }
-    tables = {"results": results, "comparisons": comparisons, "images": images}
+    calibration = pd.concat([each.calibration for each in done], ignore_index=True)
+    tables = {"results": results, "comparisons": comparisons, "images": images, "calibration": calibration}
     files = {name: path for each in done if each.weights for name, path in _files(each.weights).items()}
     texts = texts_of(
         {"results": overview(results), "comparisons": side_by_side(comparisons)}, [*notes, f"settings: {text}"]
@@ -268,7 +270,9 @@ def _adapt(
     column = replace(_column(settings.head, chosen.weights, chosen.bias), threshold=chosen.epoch.threshold)
     column = replace(column, setting=f"{mode}, epoch {chosen.epoch.epoch + 1} of {settings.epochs}")
     name = f"{backbone.spec.backbone} {mode}"
-    images = score_images(windows, split, [column]).assign(model=name)
+    calibration = Calibration()
+    images = score_images(windows, split, [column], calibration=calibration).assign(model=name)
+    calibrated = calibration.frame().assign(model=name)
     final = None if weights is None else target / WEIGHTS_FOLDER / weights.name
     probe = _probe(windows, split, settings, column, chosen=chosen, mode=mode, weights=final, start=backbone)
     record = {
@@ -282,7 +286,9 @@ def _adapt(
         "split": split.description,
         "caches": [],
     }
-    return _Adapted(name, images, probe, _notes(split, chosen, settings), record, weights, dict(windows.rejects))
+    return _Adapted(
+        name, images, calibrated, probe, _notes(split, chosen, settings), record, weights, dict(windows.rejects)
+    )
 
 
 def _validate(

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STUDY_NAME = "study.json"
+DEFINITION_NAME = "study.toml"
 FINDINGS_FOLDER = "findings"
-SCHEMA = {"kind": "dlprobe-study", "version": 1}
+SCHEMA = {"kind": "dlprobe-study", "version": 2}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +89,8 @@ def run_study(
     RegistryError
         If no kind of study has that name.
     """
-    definition, base = read_study(ready_studies().get(str(study), Path(study)))
+    file = ready_studies().get(str(study), Path(study))
+    definition, base = read_study(file)
     kind = STUDIES[definition.kind]
     folder = _prepared(Path(out))
     found = kind.run(Workshop(definition, base, folder, say))
@@ -107,6 +109,7 @@ def run_study(
             table.to_csv(scratch / f"{name}.csv", index=False)
             (scratch / f"{name}.md").write_text(markdown(table) + "\n")
         (scratch / "figure.png").write_bytes(png(kind.plot(found.tables, None)))
+        (scratch / DEFINITION_NAME).write_bytes(file.read_bytes())
         (scratch / STUDY_NAME).write_text(json.dumps(record, indent=2) + "\n")
     return StudyResult(folder, record, found.tables)
 

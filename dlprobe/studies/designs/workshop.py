@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dlprobe.studies.runs import Run
 
 #: Part of every cell's key; raised when the same settings would give other numbers.
-CELL_VERSION = 1
+CELL_VERSION = 2
 _KEY_DIGITS = 16
 
 

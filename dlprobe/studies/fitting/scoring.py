@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from dlprobe.data import label_patches
 from dlprobe.data.labels import IGNORE, TRUTH_SCHEME, positive_patches
 from dlprobe.errors import ProbeError
-from dlprobe.metrics import LogitHistogram, average_precision, best_f1_bounds, best_f1_thresholds, count, f1, iou
+from dlprobe.metrics import (
+    LogitHistogram,
+    ReliabilityTally,
+    average_precision,
+    best_f1_bounds,
+    best_f1_thresholds,
+    count,
+    f1,
+    iou,
+)
 from dlprobe.studies.pixels import boxes_of, enlarge_logits, label_pixels, owned_pixels
 
 if TYPE_CHECKING:
@@ -39,6 +48,8 @@ FLAGGED_SHARE = 0.01
 HALF = 0.0
 #: The method that marks every patch.
 EVERYTHING = "everything"
+#: Of the score, in the table of calibration.
+CALIBRATION_BINS = 10
 #: Columns that are validated in one reading: each takes half a megabyte.
 CHUNK_COLUMNS = 512
 
@@ -219,6 +230,26 @@ def _validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Colu
     return verdicts
 
 
+class Calibration:
+    """How often what a score calls probable is INPAINTED, by method and scheme; seeds are counted together."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str], ReliabilityTally] = {}
+
+    def add(self, column: Column, logits: NDArray[np.float32], truth: NDArray[np.bool_], source: str) -> None:
+        """Count the units of an image of one source."""
+        tally = self._tallies.setdefault((column.method, column.scheme), ReliabilityTally(bins=CALIBRATION_BINS))
+        tally.add(expit(logits.astype(np.float64)), truth, source)
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row per ``method``, ``scheme`` and bin: see `dlprobe.metrics.Reliability`."""
+        tables = [
+            tally.curve().table.assign(method=method, scheme=scheme)
+            for (method, scheme), tally in self._tallies.items()
+        ]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
 class Scene(NamedTuple):
     """What an image is scored on, unit by unit of a grid.
 
@@ -235,7 +266,11 @@ class Scene(NamedTuple):
 
 
 def score_images(
-    pool: WindowSource, assignment: Assignment, columns: Sequence[Column], pixels: PixelGrid | None = None
+    pool: WindowSource,
+    assignment: Assignment,
+    columns: Sequence[Column],
+    pixels: PixelGrid | None = None,
+    calibration: Calibration | None = None,
 ) -> pd.DataFrame:
     """Score each column on every image of the tested groups of its fold.
 
@@ -249,6 +284,8 @@ def score_images(
         Chosen maps, with their thresholds.
     pixels : PixelGrid, optional
         Score on these pixels instead of patches; then `pool` is a `CachePool`.
+    calibration : Calibration, optional
+        Told the logits and the truth of every image.
 
     Returns
     -------
@@ -278,7 +315,7 @@ def score_images(
                 _pixels(cast("CachePool", pool), image.windows, logits, pixels.common(info["dataset"], info["path"])),
                 "px",
             )
-        rows.extend(_image_rows({**info, "grid": grid}, scene, [columns[i] for i in by_fold[fold]]))
+        rows.extend(_image_rows({**info, "grid": grid}, scene, [columns[i] for i in by_fold[fold]], calibration))
     return pd.DataFrame.from_records(rows)
 
 
@@ -356,7 +393,9 @@ def _pixels(pool: CachePool, windows: Sequence[int], logits: NDArray[np.float32]
     return Scene(lambda scheme: label_pixels(classes, scheme), of_column)
 
 
-def _image_rows(info: Mapping[str, object], scene: Scene, columns: Sequence[Column]) -> Iterator[dict[str, object]]:
+def _image_rows(
+    info: Mapping[str, object], scene: Scene, columns: Sequence[Column], calibration: Calibration | None
+) -> Iterator[dict[str, object]]:
     labels = scene.labels(TRUTH_SCHEME)
     known = labels != IGNORE
     truth = labels[known] == 1
@@ -379,6 +418,8 @@ def _image_rows(info: Mapping[str, object], scene: Scene, columns: Sequence[Colu
         logits = scene.logits(i)
         z, own = logits[known], scene.labels(column.scheme)
         own_known = own != IGNORE
+        if calibration is not None:
+            calibration.add(column, z, truth, str(info["source_id"]))
         yield {
             **base,
             "method": column.method,

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import nan
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlprobe.errors import OutputError
-from dlprobe.reports.case import RESULT_NAME, write_case_report
-from dlprobe.reports.evaluation import write_evaluation_report
-from dlprobe.reports.figures import iou_by_kind
+from dlprobe.plotting import png
+from dlprobe.reports.fits.examples import worst_and_best
+from dlprobe.reports.fits.sections import calibration_section, require_folder, separability_sections
 from dlprobe.reports.page import Section, png_uri, require_html, shrunk, write_page
+from dlprobe.reports.slider import slider
 from dlprobe.studies import read_run
-from dlprobe.studies.evaluating import RECORD_NAME
+from dlprobe.studies.displays import plot_comparisons, plot_results
 from dlprobe.studies.results import overview, with_interval
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
+    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -49,6 +49,8 @@ def write_report(
     lead: Sequence[str] = (),
     more_runs: Sequence[tuple[str, str | os.PathLike[str]]] = (),
     pictures: Sequence[Picture] = (),
+    separability: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write one HTML file that needs nothing else.
 
@@ -66,6 +68,10 @@ def write_report(
         Further runs whose comparisons are shown, each under its own title.
     pictures : sequence of Picture
         Gallery.
+    separability : path, optional
+        Folder that `dlprobe.separability.separate` wrote, whose table and maps are shown.
+    images : path, optional
+        Folder that the paths of the manifest start from, for photographs behind the score maps.
 
     Returns
     -------
@@ -75,12 +81,17 @@ def write_report(
     Raises
     ------
     OutputError
-        If a folder is no run, or `out` is a folder.
+        If a folder is no run, `out` is a folder, or `separability` or `images` is not there.
     """
     main = read_run(run)
     target = require_html(out if out is not None else main.path / REPORT_NAME)
     others = [(name, read_run(path)) for name, path in more_runs]
-    sections = [*_sections(main), *(_comparisons(other, name, other.record["notes"]) for name, other in others)]
+    sections = [
+        *_sections(main),
+        *(_comparisons(other, name, other.record["notes"]) for name, other in others),
+        *separability_sections(separability),
+    ]
+    examples = worst_and_best(main, None if images is None else require_folder(images))
     return write_page(
         target,
         "report.html",
@@ -89,6 +100,9 @@ def write_report(
         notes=main.record["notes"],
         sections=sections,
         pictures=[_embedded(picture) for picture in pictures],
+        exhibits=examples.exhibits,
+        exhibit_notes=examples.notes,
+        threshold=slider(0.5),
         footer=[line for one in (main, *(other for _, other in others)) for line in _provenance(one)],
     )
 
@@ -106,9 +120,10 @@ def _sections(run: Run) -> list[Section]:
             "On the patch grid at score 0.5: mean over sources with its 95 % studentized bootstrap interval.",
             "The column 'everything' is what marking every patch gets.",
         ],
-        png_uri(iou_by_kind(results)),
+        png_uri(png(plot_results(results))),
     )
-    return [scores, _comparisons(run, "Paired comparisons"), _other_metrics(results)]
+    calibration = calibration_section(run.tables["calibration"])
+    return [scores, _comparisons(run, "Paired comparisons"), *calibration, _other_metrics(results)]
 
 
 def _comparisons(run: Run, title: str, notes: Sequence[str] = ()) -> Section:
@@ -135,7 +150,7 @@ def _comparisons(run: Run, title: str, notes: Sequence[str] = ()) -> Section:
         "Tinted: kinds in which the probe does not surely beat marking everything.",
         *notes,
     ]
-    return Section(title, header, rows, text)
+    return Section(title, header, rows, text, png_uri(png(plot_comparisons(table))) if len(table) else "")
 
 
 def _p(value: float) -> str:
@@ -189,36 +204,3 @@ def _embedded(picture: Picture) -> dict[str, str]:
         "overlay": png_uri(shrunk(picture.overlay, _PICTURE_PX)),
         "caption": picture.caption,
     }
-
-
-def report_folder(
-    folder: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    *,
-    probe: str | os.PathLike[str] | None = None,
-) -> Path:
-    """Write the report of a fit's run, of an evaluation, or of an image that was localized.
-
-    Parameters
-    ----------
-    folder : path
-        What `dlprobe fit`, `dlprobe evaluate` or `dlprobe localize` (the folder of one image) wrote.
-    out : path, optional
-        File to write; ``report.html`` in the folder by default.
-    probe : path, optional
-        Of a localized image, for its card.
-
-    Raises
-    ------
-    OutputError
-        If the folder is none of these, or `probe` is given for another than a localized image.
-    """
-    place = Path(folder)
-    if (place / RESULT_NAME).is_file():
-        return write_case_report(place, out, probe=probe)
-    if probe is not None:
-        msg = f"{place} is not the folder of a localized image; leave out --probe"
-        raise OutputError(msg)
-    if (place / RECORD_NAME).is_file():
-        return write_evaluation_report(place, out)
-    return write_report(place, out)

@@ -1,0 +1,98 @@
+"""Parts of a fit's page beside its tables: whether scores mean what they say, and how separable the classes are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dlprobe import plotting
+from dlprobe.data.labels import TRUTH_SCHEME
+from dlprobe.errors import OutputError
+from dlprobe.metrics import Reliability
+from dlprobe.plotting import png
+from dlprobe.reports.page import Section, png_uri, table_section
+from dlprobe.separability.results import TABLE_NAME
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+_CALIBRATION = (
+    "Patches of the tested images in bins of their score. On the dotted line the score is the chance of INPAINTED.",
+    "Intervals are over sources; a hollow mark has none.",
+    "Heads under Dice are not taught probabilities: compare the curves before a score is read as one.",
+    "The calibration error is the mean distance from that line, weighted by patches.",
+)
+_MAPPED = {"class": "by provenance class", "source": "by source"}
+
+
+def calibration_section(calibration: pd.DataFrame) -> Iterator[Section]:
+    """Yield the reliability of every method under one scheme, a panel a model, and all calibration errors."""
+    if calibration.empty:
+        return
+    scheme = TRUTH_SCHEME if (calibration["scheme"] == TRUTH_SCHEME).any() else calibration["scheme"].iloc[0]
+    models = list(dict.fromkeys(calibration["model"]))
+    axes = plotting.panels(len(models), side_in=4.2)
+    for ax, model in zip(axes, models, strict=True):
+        part = calibration[(calibration["model"] == model) & (calibration["scheme"] == scheme)]
+        for series, (method, table) in enumerate(part.groupby("method", sort=False)):
+            Reliability(table).plot(ax, series=series, label=str(method))
+        ax.set_title(f"{model}, {scheme}", fontsize="small", loc="left", pad=40)
+        ax.set_xlabel("mean score of the bin")
+        ax.set_ylabel("share that is INPAINTED")
+    rows = [
+        {**dict(zip(("model", "method", "scheme"), key, strict=True)), **_error(part)}
+        for key, part in calibration.groupby(["model", "method", "scheme"], sort=False)
+    ]
+    found = table_section("Calibration", pd.DataFrame(rows), text=list(_CALIBRATION))
+    yield Section(found.title, found.header, found.rows, found.text, png_uri(png(axes[0])))
+
+
+def _error(bins: pd.DataFrame) -> dict[str, float]:
+    weights = bins["n"] / bins["n"].sum()
+    gaps = (bins["frequency"] - bins["probability"]).abs()
+    return {"calibration_error": float((weights * gaps).sum()), "n": int(bins["n"].sum())}
+
+
+def separability_sections(folder: str | os.PathLike[str] | None) -> Iterator[Section]:
+    """Yield the table, one picture of it and the maps that `dlprobe separate` wrote into a folder.
+
+    Raises
+    ------
+    OutputError
+        If it wrote nothing there.
+    """
+    if folder is None:
+        return
+    place = Path(folder)
+    if not (place / TABLE_NAME).is_file():
+        msg = f"{place} was not written by `dlprobe separate -o`; give a folder that was"
+        raise OutputError(msg)
+    text = [
+        "What is separable here can be learned; intervals are over sources, and a reason stands where one is missing."
+    ]
+    table = table_section("Separability", pd.read_csv(place / TABLE_NAME), text=text)
+    picture = place / "lda_accuracy.png"
+    figure = png_uri(picture.read_bytes()) if picture.is_file() else ""
+    yield Section(table.title, table.header, table.rows, table.text, figure)
+    for path in sorted([*place.glob("pca-*.png"), *place.glob("umap-*.png")]):
+        method, number, by = path.stem.split("-", 2)
+        title = f"{method.upper()} map {number} of a sample of patches, {_MAPPED.get(by, by)}"
+        yield Section(title, figure=png_uri(path.read_bytes()))
+
+
+def require_folder(images: str | os.PathLike[str]) -> Path:
+    """Return the folder of images.
+
+    Raises
+    ------
+    OutputError
+        If there is none.
+    """
+    place = Path(images)
+    if not place.is_dir():
+        msg = f"no folder {place} with images; give the one that the manifest's paths start from"
+        raise OutputError(msg)
+    return place

@@ -1,0 +1,61 @@
+"""The page of a study."""
+
+import re
+
+import pytest
+
+from dlprobe.reports import report_folder, write_study_report
+from dlprobe.studies.designs import run_study
+
+STUDY = """kind = "labelling"
+title = "What a <b>label</b> costs"
+question = "Is an auto-encoded background better taught as pristine?"
+real = "Give a manifest."
+
+[data]
+manifest = "manifest.parquet"
+
+[[backbones]]
+cache = "CACHE"
+
+[fit]
+schemes = ["autoencoded-pristine", "autoencoded-fake"]
+learning_rates = [1.0]
+weight_decays = [0.01]
+epochs = 2
+baselines = []
+"""
+WIDTH = (
+    "const root = page.documentElement; return [root.scrollWidth, root.clientWidth, page.querySelectorAll('b').length];"
+)
+
+
+@pytest.fixture(scope="module")
+def study(tiny_cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "study.toml").write_text(STUDY.replace("CACHE", str(tiny_cache)))
+    return run_study(folder / "study.toml", folder / "out")
+
+
+def test_a_page_asks_answers_shows_and_says_from_what(study, browse):
+    page = report_folder(study.path)
+    html = page.read_text()
+    record = study.record
+    assert page == study.path / "report.html"
+    for words in (record["study"]["question"], "What a &lt;b&gt;label&lt;/b&gt; costs", record["cells"][0]):
+        assert words in html
+    assert all(line.split(",")[0] in html for line in study.answer)
+    assert "[[backbones]]" in re.search(r"<pre>(.*?)</pre>", html, re.DOTALL)[1]
+    assert html.count('<table class="sortable">') == len(study.tables)
+    assert html.count("data:image/png") == 1
+    assert "model_fingerprint" in html
+    assert "Give a manifest." in html
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
+    for width_px in (400, 1280):
+        content, seen, bold = browse(page, WIDTH, width_px)
+        assert content <= seen
+        assert bold == 0
+
+
+def test_the_page_of_a_study_may_be_put_elsewhere(study, tmp_path):
+    assert write_study_report(study.path, tmp_path / "new" / "s.html").is_file()

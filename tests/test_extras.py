@@ -26,7 +26,8 @@ def test_every_extra_that_the_code_names_is_offered():
     named = {
         line.split('require("')[1].split('"')[0]
         for path in (ROOT / "dlprobe").rglob("*.py")
+        if "from dlprobe.extras import" in path.read_text()
         for line in path.read_text().splitlines()
         if line.strip().startswith('require("')
     }
-    assert {"diffusers", "hf", "onnx"} <= named <= set(offered)
+    assert {"diffusers", "finetune", "hf", "onnx", "openvino", "ray", "s3", "umap"} <= named <= set(offered)

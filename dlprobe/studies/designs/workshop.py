@@ -105,8 +105,8 @@ class Workshop:
         cell = self.folder / "cells" / key
         if not (cell / RECORD_NAME).is_file():
             self.say(f"evaluating cell {key}")
-            weights = next(entry.weights for entry in self.study.backbones)
-            head, backbone = load_probe(probe, weights=weights, device=options.device)
+            # the weights that the card names: a cache that was there already has no others
+            head, backbone = load_probe(probe, device=options.device, engine=options.engine)
             evaluate(chosen, backbone, head, cell, settings=settings, sliding=sliding)
         return cell
 

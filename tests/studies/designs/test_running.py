@@ -111,3 +111,20 @@ def test_what_a_kind_cannot_do_is_one_line(tmp_path, name, old, new, complaint):
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(DataError, match=complaint):
         run_study(path, tmp_path / "out")
+
+
+def test_robustness_of_a_cache_that_is_there_takes_the_weights_it_was_made_with(tmp_path):
+    data = small("robustness", tmp_path).read_text()
+    old = 'name = "residual:srm"\nwindow_px = 112'
+    assert old in data
+    vit = 'name = "timm:vit_tiny_patch16_224"\nweights = "random:0"\nwindow_px = 112'
+    path = tmp_path / "made.toml"
+    path.write_text(data.replace(old, vit))
+    made = run_study(path, tmp_path / "made")
+    [cache] = (tmp_path / "made" / "caches").iterdir()
+    [images] = [folder for folder in (tmp_path / "made" / "data").iterdir() if (folder / "manifest.csv").is_file()]
+    there = data.replace(old, f'cache = "{cache}"')
+    start, stop = there.index("\n[data]\n"), there.index("[[backbones]]")
+    path.write_text(f'{there[:start]}\n[data]\nroot = "{images}"\n\n{there[stop:]}')
+    found = run_study(path, tmp_path / "there")
+    pd.testing.assert_frame_equal(found.frame(), made.frame())

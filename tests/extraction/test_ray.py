@@ -109,6 +109,20 @@ class TestOnACluster:
         extract(images, model, tmp_path / "cache", **SETTINGS)
         assert tree(tmp_path / "cache") == tree(alone)
 
+    def test_a_worker_computes_on_as_many_threads_as_it_has_cores(self, images, tmp_path, projection):
+        import ray
+        import torch
+
+        class Threads(projection.Projection):
+            def __call__(self, windows):
+                return torch.full((len(windows), *(self.spec.grid,) * 2, self.width), float(torch.get_num_threads()))
+
+        ray.cloudpickle.register_pickle_by_value(projection)
+        for cores in (1, 2):
+            path = tmp_path / str(cores)
+            extract(images, Threads(), path, runner=RayRunner(workers=1, cpus_per_worker=cores), **SETTINGS)
+            assert (open_cache(path).read([0]).embeddings == cores).all()
+
     def test_what_goes_wrong_in_a_worker_is_said_as_it_would_be_here(self, images, tmp_path, projection):
         class Unsendable(projection.Projection):
             lock = threading.Lock()

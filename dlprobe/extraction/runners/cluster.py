@@ -128,9 +128,15 @@ class BlockWorker:
         What blocks are made from.
     path : path
         Of the cache.
+    threads : int, optional
+        Of torch on the CPU; None leaves the process's own number.
     """
 
-    def __init__(self, job: Job, path: Path | str) -> None:
+    def __init__(self, job: Job, path: Path | str, threads: int | None = None) -> None:
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
         self._job = job
         self._writer = join_writer(path)
         self._memory = Buffers((_IN_HAND + 1) * len(self._writer.layout.block_arrays))
@@ -168,6 +174,7 @@ class _Pool:
                 "use the engine torch, or shards (--shard)"
             )
             raise BackboneError(msg) from error
+        self._threads = None if "num_gpus" in needs else runner.cpus_per_worker
         self._made = ray.remote(max_concurrency=_IN_HAND, **needs)(BlockWorker)
         self._deaths: Counter[int] = Counter()
         self._in_work: dict[Any, tuple[int, Any, int]] = {}
@@ -201,7 +208,7 @@ class _Pool:
             ray.wait(list(self._in_work), num_returns=len(self._in_work))
 
     def _start(self) -> Any:
-        return self._made.remote(self._job, str(self._writer.path))
+        return self._made.remote(self._job, str(self._writer.path), self._threads)
 
     def _give(self, place: int, waiting: deque[int]) -> None:
         if waiting:

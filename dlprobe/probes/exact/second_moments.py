@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import eigh
 from scipy.linalg.blas import ssyrk
 
 from dlprobe.errors import ProbeError
@@ -222,7 +221,7 @@ def ridge_path(moments: ClassMoments, alphas: Sequence[float], *, standardise: b
     inverse = _inverse_deviation(scatter, moments, standardise=standardise)
     balance = (moments.count[1] - moments.count[0]) / total
     together = moments.sum[1] - moments.sum[0] - total * balance * mean
-    values, vectors = eigh(scatter * np.outer(inverse, inverse))
+    values, vectors = np.linalg.eigh(scatter * np.outer(inverse, inverse))
     rotated = vectors.T @ (together * inverse)
     fits = []
     for alpha in alphas:
@@ -233,43 +232,55 @@ def ridge_path(moments: ClassMoments, alphas: Sequence[float], *, standardise: b
 
 
 def lda(moments: ClassMoments, shrinkage: float = 0.0, *, standardise: bool = True) -> LinearFit:
-    """Return the linear discriminant of two Gaussian classes with one covariance.
+    """Return the linear discriminant of two Gaussian classes with one covariance; see `lda_path`."""
+    return lda_path(moments, [shrinkage], standardise=standardise)[0]
+
+
+def lda_path(moments: ClassMoments, shrinkages: Sequence[float], *, standardise: bool = True) -> list[LinearFit]:
+    """Return linear discriminants of two Gaussian classes with one covariance, from one eigendecomposition.
 
     Parameters
     ----------
     moments : ClassMoments
-    shrinkage : float
-        In [0, 1]: the covariance is mixed with the identity times its mean variance, as in
-        ``sklearn.discriminant_analysis.LinearDiscriminantAnalysis(solver="lsqr")``.
+    shrinkages : sequence of float
+        Each in [0, 1]: the covariance is mixed with the identity times its mean variance, as in
+        ``sklearn.discriminant_analysis.LinearDiscriminantAnalysis(solver="lsqr")``. Directions in which the mixture
+        does not vary get no weight, as in its least squares of smallest norm.
     standardise : bool
         Scale each feature to unit variance first; a constant feature gets no weight.
 
     Returns
     -------
-    LinearFit
-        Its logit is the log odds of the positive class.
+    list of LinearFit
+        In the order of `shrinkages`; each logit is the log odds of the positive class.
 
     Raises
     ------
     ProbeError
-        If the shrinkage is out of its range.
+        If a shrinkage is out of its range.
     """
-    if not 0 <= shrinkage <= 1:
-        msg = f"the shrinkage of a discriminant is {shrinkage}; it must lie in [0, 1]"
-        raise ProbeError(msg)
+    for shrinkage in shrinkages:
+        if not 0 <= shrinkage <= 1:
+            msg = f"the shrinkage of a discriminant is {shrinkage}; it must lie in [0, 1]"
+            raise ProbeError(msg)
     total = moments.count.sum()
     means = moments.sum / moments.count[:, None]
     within = (moments.gram - np.einsum("k,ki,kj->ij", moments.count, means, means)) / total
     grand = moments.sum.sum(axis=0) / total
     inverse = _inverse_deviation(moments.gram - total * np.outer(grand, grand), moments, standardise=standardise)
-    covariance = within * np.outer(inverse, inverse)
-    mean_variance = np.trace(covariance) / max(np.count_nonzero(inverse), 1)
-    covariance *= 1 - shrinkage
-    covariance[np.diag_indices_from(covariance)] += shrinkage * mean_variance
-    weights = np.linalg.lstsq(covariance, (means[1] - means[0]) * inverse, rcond=None)[0] * inverse
+    values, vectors = np.linalg.eigh(within * np.outer(inverse, inverse))
+    rotated = vectors.T @ ((means[1] - means[0]) * inverse)
+    mean_variance = values.sum() / max(np.count_nonzero(inverse), 1)
     middle = means.mean(axis=0) + moments.origin
     odds = np.log(moments.count[1] / moments.count[0])
-    return LinearFit(weights=weights, bias=float(odds - weights @ middle), penalty=shrinkage)
+    fits = []
+    for shrinkage in shrinkages:
+        mixed = (1 - shrinkage) * values + shrinkage * mean_variance
+        least = np.finfo(np.float64).eps * len(mixed) * np.abs(mixed).max()
+        shrunk = np.divide(rotated, mixed, out=np.zeros_like(rotated), where=mixed > least)
+        weights = (vectors @ shrunk) * inverse
+        fits.append(LinearFit(weights=weights, bias=float(odds - weights @ middle), penalty=shrinkage))
+    return fits
 
 
 def _inverse_deviation(

@@ -52,6 +52,8 @@ EVERYTHING = "everything"
 CALIBRATION_BINS = 10
 #: Columns that are validated in one reading: each takes half a megabyte.
 CHUNK_COLUMNS = 512
+#: Windows that are validated at a time: their float32 copy and the logits of all columns are what memory must hold.
+TILE_WINDOWS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,12 +217,12 @@ def _validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Colu
         truth = label_patches(block.coverage, TRUTH_SCHEME)
         folds = np.array([val[int(group)] for group in assignment.groups[block.windows]])
         for fold in np.unique(folds):
-            here = folds == fold
-            known = truth[here] != IGNORE
-            logits = stacks[fold](block.embeddings[here])
-            require_numbers(logits, block.embeddings[here], pool, block.windows[here])
-            logits = logits[known]
-            histograms[fold].add(logits, truth[here][known] == 1)
+            for here in _tiles(np.flatnonzero(folds == fold)):
+                known = truth[here] != IGNORE
+                embeddings = block.embeddings[here]
+                logits = stacks[fold](embeddings)
+                require_numbers(logits, embeddings, pool, block.windows[here])
+                histograms[fold].add(logits[known], truth[here][known] == 1)
     verdicts = [Verdict(float("nan"), HALF)] * len(columns)
     for fold, members in by_fold.items():
         scores = best_f1_bounds(histograms[fold]).low
@@ -228,6 +230,10 @@ def _validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Colu
         for i, score, cut in zip(members, scores, thresholds, strict=True):
             verdicts[i] = Verdict(float(score), float(np.clip(cut, -LOGIT_LIMIT, LOGIT_LIMIT)))
     return verdicts
+
+
+def _tiles(places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    return (places[start : start + TILE_WINDOWS] for start in range(0, len(places), TILE_WINDOWS))
 
 
 class Calibration:

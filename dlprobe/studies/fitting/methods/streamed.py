@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlprobe.data import label_patches
-from dlprobe.probes.exact import Rows, SecondMoments, lda, ridge_path, stream_logistic
+from dlprobe.probes.exact import Rows, SecondMoments, lda_path, ridge_path, stream_logistic
 from dlprobe.studies.fitting.methods.base import Baseline, Solution
 
 if TYPE_CHECKING:
@@ -135,8 +135,10 @@ class Lda(_FromMoments):
         return LDA_SHRINKAGES
 
     def fit(self, scheme: str, train: tuple[int, ...], cells: Sequence[float]) -> list[Solution]:
-        """Fit every shrinkage."""
+        """Fit every shrinkage from one eigendecomposition."""
         moments = self.gathered.of(scheme, train)
         n = float(moments.count.sum())
-        made = [(share, lda(moments, share)) for share in cells]
-        return [Solution(s, f"shrinkage {s:g}, {n:.0f} patches", each.weights, each.bias) for s, each in made]
+        return [
+            Solution(each.penalty, f"shrinkage {each.penalty:g}, {n:.0f} patches", each.weights, each.bias)
+            for each in lda_path(moments, cells)
+        ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dlprobe.errors import DataError
+from dlprobe.finetune import MODES, FinetuneSettings
 from dlprobe.studies.fitting.settings import FitSettings
 
 T = TypeVar("T")
@@ -116,6 +117,11 @@ class Question:
         `robustness`: a preset of `dlprobe.data.degrade`.
     stride_px : int
         `robustness`: of the sliding window.
+    modes : tuple of str
+        `adaptation`: of `dlprobe.studies.finetune`; ``head``, which leaves the backbone frozen, and at least another.
+    folds : int
+        `adaptation`: 0 for the one split of `dlprobe.studies.finetune`; 3 or more to train so many times, so that
+        every photograph is tested once.
     """
 
     method: str = "dice"
@@ -125,6 +131,8 @@ class Question:
     sources: tuple[int, ...] = (2, 4, 8)
     degrade: str = "tgif"
     stride_px: int = 128
+    modes: tuple[str, ...] = MODES
+    folds: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +155,8 @@ class Study:
         How caches are filled.
     fit : FitSettings
         How heads are fitted.
+    finetune : FinetuneSettings
+        `adaptation`: how backbones are adapted.
     options : Question
         What this kind of study asks.
     real : str
@@ -161,6 +171,7 @@ class Study:
     test: DataSource | None = None
     extract: Extraction = field(default_factory=Extraction)
     fit: FitSettings = field(default_factory=FitSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     options: Question = field(default_factory=Question)
     real: str = ""
 

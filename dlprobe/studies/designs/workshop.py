@@ -13,18 +13,22 @@ from dlprobe.cache import open_cache
 from dlprobe.data import Manifest, scan
 from dlprobe.data.synthesis import SynthesisSettings, build_demo, synthesize
 from dlprobe.data.synthesis.photographs import PAIRS, load_photograph
+from dlprobe.errors import DataError
 from dlprobe.extraction import extract
 from dlprobe.localization import SlidingSettings, load_probe
 from dlprobe.spec import fingerprint, sha256_of_file
+from dlprobe.studies.adaptation.finetuning import finetune
 from dlprobe.studies.evaluating import RECORD_NAME, evaluate
 from dlprobe.studies.evaluation.settings import OWN_PROTOCOL, EvaluateSettings
 from dlprobe.studies.fit import fit_caches
+from dlprobe.studies.fitting.splits import assign
 from dlprobe.studies.runs import RUN_NAME, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from dlprobe.backbones.base import Backbone
     from dlprobe.studies.designs.definition import BackboneSource, DataSource, Study
     from dlprobe.studies.fitting.settings import FitSettings
     from dlprobe.studies.runs import Run
@@ -110,13 +114,33 @@ class Workshop:
             evaluate(chosen, backbone, head, cell, settings=settings, sliding=sliding)
         return cell
 
-    def _cache(self, entry: BackboneSource, manifest: Manifest | None) -> Path:
-        if entry.cache or manifest is None:
-            path = self.base / str(entry.cache)
-            open_cache(path).require_complete()
-            return path
+    def adaptations(self) -> list[Run]:
+        """Return the first backbone's adaptation in every mode that the study asks for: one run a fold."""
+        asked, entry = self.study.options, self.study.backbones[0]
+        if entry.cache:
+            msg = "a study of adaptation trains on images, which a cache has no more; give [[backbones]] a name"
+            raise DataError(msg)
+        backbone = self._backbone(entry)
+        return [self._adaptation(manifest, backbone) for manifest in _folds(self.manifest(), asked.folds)]
+
+    def _adaptation(self, manifest: Manifest, backbone: Backbone) -> Run:
+        modes, settings = self.study.options.modes, self.study.finetune
+        key = cell_key(
+            "adaptation",
+            model=backbone.spec.fingerprint,
+            manifest=manifest.sha256,
+            modes=modes,
+            settings=asdict(settings),
+        )
+        cell = self.folder / "cells" / key
+        if not (cell / RUN_NAME).is_file():
+            self.say(f"adapting {backbone.spec.backbone} in cell {key}: {', '.join(modes)}")
+            finetune(manifest, backbone, cell, modes=modes, settings=settings)
+        return read_run(cell)
+
+    def _backbone(self, entry: BackboneSource) -> Backbone:
         options = self.study.extract
-        backbone = load_backbone(
+        return load_backbone(
             entry.name,
             weights=entry.weights,
             layers=entry.layers,
@@ -125,6 +149,13 @@ class Workshop:
             device=options.device,
             engine=options.engine,
         )
+
+    def _cache(self, entry: BackboneSource, manifest: Manifest | None) -> Path:
+        if entry.cache or manifest is None:
+            path = self.base / str(entry.cache)
+            open_cache(path).require_complete()
+            return path
+        options, backbone = self.study.extract, self._backbone(entry)
         settings = {name: getattr(options, name) for name in ("stride_px", "views", "degrade", "dtype")}
         key = cell_key("cache", model=backbone.spec.fingerprint, manifest=manifest.sha256, settings=settings)
         path = self.folder / "caches" / f"{_slug(entry.name)}-{key}"
@@ -148,6 +179,19 @@ class Workshop:
 def cell_key(work: str, **determines: Any) -> str:
     """Return the key of a piece of work: a hash of its name and of everything that determines it."""
     return fingerprint({"work": work, "version": CELL_VERSION, **determines})[:_KEY_DIGITS]
+
+
+def _folds(manifest: Manifest, count: int) -> list[Manifest]:
+    """Return the manifest once for each nested fold, its split the fold's; as it is for 0 folds."""
+    if not count:
+        return [manifest]
+    dealt = assign(manifest.frame, n_folds=count)
+    parts = []
+    for fold in dealt.folds:
+        of = {group: name for name in ("train", "val", "test") for group in getattr(fold, name)}
+        split = [of[int(group)] for group in dealt.groups]
+        parts.append(Manifest(manifest.frame.assign(split=split), manifest.root))
+    return parts
 
 
 def _build_demo(root: Path, source: DataSource, window_px: int) -> None:

@@ -22,6 +22,7 @@ from dlprobe.studies.evaluation.effects import (
     curves_table,
     prior_notes,
     prior_table,
+    steps_by_image,
     steps_table,
 )
 from dlprobe.studies.evaluation.maps import MapStore, map_identity
@@ -42,6 +43,8 @@ RECORD_NAME = "evaluation.json"
 MAPS_FOLDER = "maps"
 SCHEMA = {"kind": "dlprobe-evaluation", "version": 1}
 TABLES = ("overview", "results", "comparisons", "images", "curves", "steps", "prior", "background", "rejects")
+#: Of the columns of ``images`` with the IoU, or the false area, after each step of post-processing; clean rows only.
+STEP_PREFIX = "post."
 #: What a record says of each protocol.
 _CONVENTIONS = ("grid", "comparison", "images", "average", "permutation", "border", "all_pristine", "source")
 
@@ -133,14 +136,15 @@ def evaluate(
         )
         clean, where = scored.clean(), (store, subjects.root, rulers[0])
         results = results_table(clean, rulers, chosen)
+        steps = steps_by_image(clean, *where, settings=chosen, max_pixels=max_pixels)
         tables = {
             "results": results,
             "overview": overview(results, rulers),
             "comparisons": comparisons_table(clean, rulers, chosen),
-            "images": scored.wide(rulers),
+            "images": scored.wide(rulers).join(steps.set_axis(scored.clean_places()).add_prefix(STEP_PREFIX)),
             "curves": curves_table(scored, ladder, rulers, chosen) if len(ladder) > 1 else pd.DataFrame(),
             "prior": prior_table(clean, *where, settings=chosen, max_pixels=max_pixels),
-            "steps": steps_table(clean, *where, settings=chosen, max_pixels=max_pixels),
+            "steps": steps_table(clean, steps, chosen),
             "background": background_table(clean, rulers[0], chosen),
             "rejects": pd.DataFrame(work.rejects, columns=list(Reject._fields)),
         }

@@ -117,6 +117,8 @@ class Question:
         `robustness`: a preset of `dlprobe.data.degrade`.
     stride_px : int
         `robustness`: of the sliding window.
+    strides_px : tuple of int
+        `localization`: those to compare; post-processing is looked at under the smallest.
     modes : tuple of str
         `adaptation`: of `dlprobe.studies.finetune`; ``head``, which leaves the backbone frozen, and at least another.
     folds : int
@@ -131,6 +133,7 @@ class Question:
     sources: tuple[int, ...] = (2, 4, 8)
     degrade: str = "tgif"
     stride_px: int = 128
+    strides_px: tuple[int, ...] = (504, 252, 126)
     modes: tuple[str, ...] = MODES
     folds: int = 0
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dlprobe.studies.runs import Run
 
 #: Part of every cell's key; raised when the same settings would give other numbers.
-CELL_VERSION = 2
+CELL_VERSION = 3
 _KEY_DIGITS = 16
 
 
@@ -92,13 +92,13 @@ class Workshop:
             fit_caches(caches, cell, test=test, settings=settings)
         return read_run(cell)
 
-    def evaluation(self, probe: Path, sources: set[str]) -> Path:
-        """Return the evaluation of a probe on the images of some photographs, clean and degraded, as the study asks."""
-        asked, options = self.study.options, self.study.extract
+    def evaluation(self, probe: Path, sources: set[str], stride_px: int, degrade: tuple[str, ...] = ()) -> Path:
+        """Return the evaluation of a probe on the images of some photographs, clean and degraded."""
+        options = self.study.extract
         manifest = self.manifest()
         chosen = manifest.select(manifest.frame["source_id"].isin(sources))
-        settings = EvaluateSettings(protocols=(OWN_PROTOCOL,), degrade=(asked.degrade,), split="all")
-        sliding = SlidingSettings(stride_px=asked.stride_px)
+        settings = EvaluateSettings(protocols=(OWN_PROTOCOL,), degrade=degrade, split="all")
+        sliding = SlidingSettings(stride_px=stride_px)
         key = cell_key(
             "evaluation",
             probe=sha256_of_file(probe),

@@ -94,10 +94,10 @@ def curves_table(
     return pd.DataFrame.from_records(records)
 
 
-def steps_table(
+def steps_by_image(
     scored: Scored, store: MapStore, root: Path, own: Yardstick, *, settings: EvaluateSettings, max_pixels: int
 ) -> pd.DataFrame:
-    """Return what each step of post-processing does to the mask, one after the other.
+    """Return what each step of post-processing does to the mask of each image, one after the other.
 
     Parameters
     ----------
@@ -110,16 +110,15 @@ def steps_table(
     own : Yardstick
         Whose threshold marks pixels, at or above it.
     settings : EvaluateSettings
-        The steps, level, resamples and seed.
+        The steps.
     max_pixels : int
         Larger images are refused.
 
     Returns
     -------
     DataFrame
-        One row a step and variant: on fakes the ``iou``, on others the ``false_area`` after this step (``value``), and
-        its ``change`` against the step before, paired by source; ``low`` and ``high`` of both. The first step is
-        the threshold alone.
+        One row an image, in the order and with the index of `scored`, one column a step: on fakes the IoU, on others
+        the false area after this step. The first step is the threshold alone.
     """
     rows = []
     for case in scored.frame.to_dict("records"):
@@ -127,22 +126,44 @@ def steps_table(
         truth, kept = regions == Provenance.INPAINTED, regions != Provenance.VOID
         pixels = read_image(root / case["path"], max_pixels=max_pixels)
         scores = store.read(store.folder / case["map"]).original
-        before = float("nan")
-        for step, mask in masks_by_step(scores, pixels, own.threshold, settings.post).items():
-            after = iou(count(mask, truth, ~kept)) if truth.any() else float(mask[kept].mean())
-            rows.append({**case, "step": step, "value": after, "change": after - before})
-            before = after
-    records = []
-    for (step, variant), part in pd.DataFrame(rows).groupby(["step", "variant"], sort=False):
-        sources = part["source_id"]
-        value = mean_by_source(part["value"].to_numpy(), sources, settings)
-        change = difference(part["change"].to_numpy(), sources, settings)
-        metric = "iou" if variant in FAKE_VARIANTS else "false_area"
-        counts = {"n_sources": value.n, "n_images": len(part)}
-        records.append(
-            {"step": step, "variant": variant, "metric": metric, **_named("value", value), **_named("change", change)}
-            | counts
+        masks = masks_by_step(scores, pixels, own.threshold, settings.post)
+        rows.append(
+            {
+                step: iou(count(mask, truth, ~kept)) if truth.any() else float(mask[kept].mean())
+                for step, mask in masks.items()
+            }
         )
+    return pd.DataFrame(rows, index=scored.frame.index)
+
+
+def steps_table(scored: Scored, by_image: pd.DataFrame, settings: EvaluateSettings) -> pd.DataFrame:
+    """Return the means of `steps_by_image` over sources.
+
+    Parameters
+    ----------
+    scored : Scored
+        Clean images.
+    by_image : DataFrame
+        Of `steps_by_image`.
+    settings : EvaluateSettings
+        Level, resamples and seed.
+
+    Returns
+    -------
+    DataFrame
+        One row a step and variant: on fakes the ``iou``, on others the ``false_area`` after this step (``value``), and
+        its ``change`` against the step before, paired by source; ``low`` and ``high`` of both.
+    """
+    records = []
+    changes = by_image.diff(axis="columns")
+    for step in by_image.columns:
+        for variant, part in scored.frame.groupby("variant", sort=False):
+            value = mean_by_source(by_image.loc[part.index, step].to_numpy(), part["source_id"], settings)
+            change = difference(changes.loc[part.index, step].to_numpy(), part["source_id"], settings)
+            metric = "iou" if variant in FAKE_VARIANTS else "false_area"
+            counts = {"n_sources": value.n, "n_images": len(part)}
+            named = {**_named("value", value), **_named("change", change)}
+            records.append({"step": step, "variant": variant, "metric": metric, **named, **counts})
     return pd.DataFrame.from_records(records)
 
 

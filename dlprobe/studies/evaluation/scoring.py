@@ -88,6 +88,10 @@ class Scored:
         """Return the rows of images as they are."""
         return self.select((self.frame["chain"] == "clean").to_numpy())
 
+    def clean_places(self) -> NDArray[np.int64]:
+        """Return the numbers of the rows that `clean` returns."""
+        return np.flatnonzero(self.frame["chain"] == "clean")
+
     def values(self, label: str, metric: str) -> NDArray[np.float64]:
         """Return a metric of every row."""
         return np.asarray(self.rows[label][metric], np.float64)

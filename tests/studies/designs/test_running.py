@@ -21,12 +21,14 @@ SMALL = {
     "learning_rates = [0.03, 0.1, 0.3]": "learning_rates = [1.0]\nepochs = 2\nn_folds = 4",
     "weight_decays = [0.01, 0.1]": "weight_decays = [0.01]",
     "stride_px = 252": "stride_px = 112",
+    "side_px = 640": "",
+    "strides_px = [504, 252, 126]": "strides_px = [112, 56]",
     'degrade = "tgif"': 'degrade = "jpeg:quality=60"',
     "sources = [2, 4, 8]": "sources = [2, 4]",
     "window_px = 224": "window_px = 112",
     "stride_px = 224": "stride_px = 112",
     "epochs = 3": "epochs = 1",
-    "folds = 4": "folds = 3",
+    "\nfolds = 4": "\nfolds = 3",
     "[fit]": "[extract]\nstride_px = 112\n\n[fit]",
 }
 

@@ -31,8 +31,8 @@ def _robustness(workshop: Workshop) -> Findings:
     asked = workshop.study.options
     run = workshop.fit(workshop.caches()[:1], workshop.study.fit)
     parts, cells = [], [run.path]
-    for probe, sources in _tested(run, asked.method, asked.scheme):
-        found = workshop.evaluation(probe, sources)
+    for probe, sources in tested_probes(run, asked.method, asked.scheme):
+        found = workshop.evaluation(probe, sources, asked.stride_px, (asked.degrade,))
         parts.append(pd.read_parquet(found / "images.parquet"))
         cells.append(found)
     images = pd.concat(parts, ignore_index=True)
@@ -40,7 +40,7 @@ def _robustness(workshop: Workshop) -> Findings:
     return Findings({"curves": curves}, _answer(curves), cells)
 
 
-def _tested(run: Run, method: str, scheme: str) -> list[tuple[Path, set[str]]]:
+def tested_probes(run: Run, method: str, scheme: str) -> list[tuple[Path, set[str]]]:
     """Return each fold's probe with the photographs that it is tested on."""
     images = run.tables["images"]
     rows = images[(images["method"] == method) & (images["scheme"] == scheme)]

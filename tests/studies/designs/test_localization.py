@@ -1,0 +1,55 @@
+"""What overlap and post-processing are compared by, against arithmetic by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dlprobe.errors import DataError
+from dlprobe.studies.designs import run_study
+from dlprobe.studies.designs.kinds.localization import _after, _differences, _scores, _Setting
+
+PHOTOGRAPHS = [f"p{i}" for i in range(10)]
+
+
+@pytest.fixture
+def images():
+    """Return scores of two fakes and a photograph of each source after two steps; the second adds 0.1 to fakes."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for name in PHOTOGRAPHS:
+        for variant in ("sp", "sp", "real"):
+            score = rng.uniform(0.2, 0.6)
+            later = score + 0.1 if variant == "sp" else score
+            rows.append({"variant": variant, "source_id": name, "post.threshold": score, "post.holes": later})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def settings(images):
+    return [_Setting("threshold alone", _after(images, "threshold")), _Setting("to holes", _after(images, "holes"))]
+
+
+def test_each_setting_is_paired_with_the_first_by_photograph(settings):
+    found = _differences(settings, seed=0).set_index("kind")
+    assert (found["comparison"] == "to holes - threshold alone").all()
+    assert found.loc["sp", "difference"] == pytest.approx(0.1)
+    assert found.loc["real", "difference"] == pytest.approx(0.0)
+    assert found.loc["sp", "p"] < 0.01 < found.loc["real", "p"]
+    assert found["metric"].to_dict() == {"sp": "iou@original_px", "real": "false_area@original_px"}
+
+
+def test_scores_are_means_over_photographs_not_images(images, settings):
+    row = _scores("post-processing", settings, seed=0).set_index(["kind", "setting"]).loc["sp", "threshold alone"]
+    fakes = images[images["variant"] == "sp"]
+    assert row["value"] == pytest.approx(fakes.groupby("source_id")["post.threshold"].mean().mean())
+    assert (row["n_sources"], row["n_images"]) == (10, 20)
+    assert row["low"] < row["value"] < row["high"]
+
+
+@pytest.mark.parametrize("strides", ["[504]", "[504, 504]", "[504, 0]"])
+def test_one_stride_compares_nothing(tmp_path, strides):
+    head = 'kind = "localization"\ntitle = "t"\nquestion = "q"\n'
+    body = '[data]\ndemo = true\n[[backbones]]\nname = "residual:srm"\n'
+    (tmp_path / "study.toml").write_text(f"{head}{body}[options]\nstrides_px = {strides}\n")
+    with pytest.raises(DataError, match="at least two strides"):
+        run_study(tmp_path / "study.toml", tmp_path / "out")

@@ -211,7 +211,7 @@ def test_pooled_caches_are_mixed_within_an_epoch(tiny_manifest, tiny_backbone, t
 
 
 def test_an_image_without_an_inpainted_patch_has_no_iou_for_any_method():
-    from dlprobe.studies.fitting.scoring import _measures
+    from dlprobe.studies.fitting.scoring.images import _measures
 
     nothing, marked = np.zeros(9, bool), np.arange(9) < 2
     for prediction in (nothing, marked, ~nothing):

@@ -71,7 +71,7 @@ class LogitHistogram:
         Parameters
         ----------
         logits : array_like of float, shape (n, heads), or (n,) for one head
-            Any monotone score will do, but probabilities near 1 share bins. Blocks of a thousand rows and more are fastest.
+            Any monotone score will do, but probabilities near 1 share bins. Blocks of a thousand rows are fastest.
         truth : array_like of bool, shape (n,) or (n, heads)
             One truth for all heads, or each head's own.
         ignore : array_like of bool, shape (n,) or (n, heads), optional
@@ -194,8 +194,8 @@ def best_f1_bounds(histogram: LogitHistogram) -> Bounds:
 
     Notes
     -----
-    The lower one is reached, by `best_f1_thresholds`: the edge of a bin is a threshold. At best a threshold within a
-    bin has all its positives and none of its negatives.
+    The lower one is reached, by `best_f1_thresholds` without limits: the edge of a bin is a threshold. At best a
+    threshold within a bin has all its positives and none of its negatives.
     """
 
     def bounds(bins: _Bins) -> tuple[float, float]:
@@ -208,20 +208,45 @@ def best_f1_bounds(histogram: LogitHistogram) -> Bounds:
     return _each(histogram, bounds)
 
 
-def best_f1_thresholds(histogram: LogitHistogram) -> NDArray[np.float64]:
-    """Return the logit from which on (``logit >= threshold``) each head has the lower bound of its best F1.
+def best_f1_thresholds(histogram: LogitHistogram, limits: ArrayLike = np.inf) -> NDArray[np.float64]:
+    """Return the logit from which on (``logit >= threshold``) each head has its best F1.
+
+    Parameters
+    ----------
+    histogram : LogitHistogram
+        Of the heads.
+    limits : array_like of float, shape (heads,), or one number
+        Only thresholds within this distance of 0 count. Without it the F1 is the lower one of `best_f1_bounds`.
 
     Returns
     -------
     ndarray of float, shape (heads,)
-        The highest one if there are several; nan without positives. Exact for logits of float16 and float32.
+        The highest one if there are several; nan without positives. Exact for logits of float16 and float32:
+        `LogitHistogram.counts_at` has the counts that it reaches.
     """
     found = np.full(histogram.heads, np.nan)
-    for head in range(histogram.heads):
+    for head, limit in enumerate(np.broadcast_to(np.asarray(limits, np.float64), (histogram.heads,))):
         bins = _bins(histogram, head)
         if bins.all_positives:
-            found[head] = _least_logit(int(bins.codes[int(np.argmax(_edge_f1(bins)))]))
+            codes, scores = _edges_within(bins, limit)
+            found[head] = _least_logit(int(codes[int(np.argmax(scores))]))
     return found
+
+
+def _edges_within(bins: _Bins, limit: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the bins whose lower edges are thresholds that tell logits apart, falling, and the F1 of each."""
+    scores = _edge_f1(bins)
+    if np.isinf(limit):
+        return bins.codes, scores
+    first, last = int(logit_codes(-limit)), int(logit_codes(limit))
+    first += _least_logit(first) < -limit
+    inside = (bins.codes >= first) & (bins.codes <= last)
+    codes, scores = bins.codes[inside], scores[inside]
+    if codes[:1].tolist() == [last]:
+        return codes, scores
+    beyond = bins.codes > last
+    hits, marked = bins.positives[beyond].sum(), (bins.positives + bins.negatives)[beyond].sum()
+    return np.append(last, codes), np.append(2 * hits / (marked + bins.all_positives), scores)
 
 
 def logit_codes(logits: ArrayLike) -> NDArray[np.uint16]:

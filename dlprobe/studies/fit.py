@@ -244,9 +244,11 @@ def _promised(
     """Give every chosen column the threshold that keeps the promise; return these by the columns' identity."""
     columns = [*selection.tested, *selection.final]
     found = calibrate(pool, assignment, columns, policy)
-    done = [replace(column, promised=each.threshold) for column, each in zip(columns, found, strict=True)]
+    done = [
+        replace(column, promised=each.threshold).within_scores() for column, each in zip(columns, found, strict=True)
+    ]
     n = len(selection.tested)
-    promises = {id(column): each for column, each in zip(done, found, strict=True)}
+    promises = {id(column): each._replace(threshold=column.promised) for column, each in zip(done, found, strict=True)}
     return replace(selection, tested=done[:n], final=done[n:]), promises
 
 

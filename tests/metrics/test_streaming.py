@@ -141,6 +141,31 @@ def test_the_best_threshold_reaches_the_lower_bound():
         assert counted.counts_at(threshold) == [reached]
 
 
+@pytest.mark.parametrize("limit", [0.5, 13.0, 250.0, 65_504.0])
+def test_the_best_threshold_within_limits_reaches_what_no_other_one_beats(limit):
+    for kind in (smooth, saturated, tied, one_bin, huge):
+        logits, truth = kind(np.random.default_rng(7), 3000)
+        logits = np.clip(logits, -1e6, 1e6).astype(np.float32)
+        counted = histogram(logits, truth)
+        threshold = best_f1_thresholds(counted, limit)[0]
+        assert -limit <= threshold <= limit
+        reached = count(logits >= np.float32(threshold), truth)
+        assert counted.counts_at(threshold) == [reached]
+        tried = np.append(np.linspace(-limit, limit, 801), logits[np.abs(logits) <= limit])
+        best = max(f1(count(logits >= np.float32(each), truth)) for each in tried[:: max(1, len(tried) // 400)])
+        coarse = best_f1_bounds(counted).high[0] - best_f1_bounds(counted).low[0]
+        assert best - coarse - 1e-9 <= f1(reached)
+
+
+def test_limits_are_each_heads_own():
+    logits, truth = saturated(np.random.default_rng(8), 2000)
+    counted = LogitHistogram(2)
+    counted.add(np.stack([logits, logits], axis=1), truth)
+    near, far = best_f1_thresholds(counted, [13.0, 65_504.0])
+    assert near <= 13
+    assert far == best_f1_thresholds(histogram(logits, truth))[0]
+
+
 def test_least_logits_of_all_codes_fall_into_their_bin_and_what_precedes_does_not():
     from dlprobe.metrics.streaming import _least_logit
 

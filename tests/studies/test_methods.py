@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
@@ -12,9 +13,11 @@ from dlprobe.cache import open_cache
 from dlprobe.data import label_patches
 from dlprobe.data.labels import CLASSES, THREE_CLASS_SCHEME
 from dlprobe.errors import ProbeError, RegistryError
+from dlprobe.metrics import count, f1
 from dlprobe.probes import Probe
 from dlprobe.probes.heads import OBJECTIVES, THREE_CLASS
 from dlprobe.studies import FitSettings, fit_caches
+from dlprobe.studies.fitting.calibration import score_of
 from dlprobe.studies.fitting.scoring import Column, Stack
 from dlprobe.studies.fitting.settings import BASELINES
 
@@ -102,6 +105,49 @@ def test_one_stack_of_unlike_columns_gives_each_its_own_logit():
     p = np.exp(X @ classes.T + [0.1, 0.2, 0.3])
     p = p[..., 2] / p.sum(axis=-1)
     np.testing.assert_allclose(1 / (1 + np.exp(-found[..., 0])), p, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", [SCHEME, THREE_CLASS_SCHEME])
+def test_what_a_card_claims_is_reached_by_the_threshold_on_it(make_cache, quick, tmp_path, scheme):
+    """Also by heads whose logits lie far beyond what float32 scores tell apart, as high rates make them."""
+    cache_path = make_cache(lift=12)
+    rates = (1000.0,) if scheme == SCHEME else (100.0,)
+    settings = replace(quick, learning_rates=rates, schemes=(scheme,), patience=2, epochs=4)
+    found = fit_caches([cache_path], tmp_path / "run", settings=settings)
+    cache = open_cache(cache_path)
+    for fold in range(3):
+        probe = Probe.load(tmp_path / f"run/probes/{MODEL}/folds/dice-{scheme}-{fold}.safetensors")
+        chose = cache.windows["source_id"].isin(probe.card["data"]["val_sources"]).to_numpy()
+        block = cache.read(np.flatnonzero(chose))
+        truth = label_patches(block.coverage, SCHEME)
+        logits = probe.logits(block.embeddings.astype(np.float64))
+        scores = softmax(logits, axis=-1)[..., -1] if scheme == THREE_CLASS_SCHEME else expit(logits[..., 0])
+        marked = scores.astype(np.float32) >= probe.card["threshold"]
+        reached = f1(count(marked[truth >= 0], truth[truth >= 0] == 1))
+        assert reached == pytest.approx(probe.card["metrics"]["validation_best_f1@patch"], abs=1e-12)
+        assert 0 < probe.card["threshold"] < 1
+    settings = found.results["setting"].str.cat()
+    assert ("logits / " in settings) == (scheme == SCHEME)
+
+
+def test_a_map_on_another_scale_marks_the_same_patches_to_the_bit():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(5000, 16)).astype(np.float16)
+    column = Column("dice", SCHEME, 0, 90 * rng.normal(size=16), 7.3, threshold=211.7, setting="lr 100", promised=-40.0)
+    scaled = column.within_scores()
+    assert (scaled.threshold, scaled.divisor, scaled.setting) == (211.7 / 32, 32, "lr 100, logits / 32")
+    before, after = Stack([column])(X), Stack([scaled])(X)
+    np.testing.assert_array_equal(before, 32 * after)
+    for name in ("threshold", "promised"):
+        marked = before >= getattr(column, name)
+        np.testing.assert_array_equal(after >= getattr(scaled, name), marked)
+        np.testing.assert_array_equal(expit(after) >= score_of(getattr(scaled, name)), marked)
+    again = replace(scaled, promised=20.0).within_scores()
+    assert (again.divisor, again.setting) == (128, "lr 100, logits / 128")
+    near = replace(column, threshold=7.9, promised=np.inf)
+    assert near.within_scores() is near
+    classes = replace(column, weights=np.ones((3, 16)))
+    assert classes.within_scores() is classes
 
 
 @pytest.mark.parametrize("fold", [0, 2])

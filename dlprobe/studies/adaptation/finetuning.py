@@ -268,7 +268,7 @@ def _adapt(
         weights = _merged(mine, desk, mode)
         windows.backbone = _reloaded(backbone, weights)
     column = replace(_column(settings.head, chosen.weights, chosen.bias), threshold=chosen.epoch.threshold)
-    column = replace(column, setting=f"{mode}, epoch {chosen.epoch.epoch + 1} of {settings.epochs}")
+    column = replace(column, setting=f"{mode}, epoch {chosen.epoch.epoch + 1} of {settings.epochs}").within_scores()
     name = f"{backbone.spec.backbone} {mode}"
     calibration = Calibration()
     images = score_images(windows, split, [column], calibration=calibration).assign(model=name)
@@ -364,7 +364,7 @@ def _probe(
         adapted_from={"weights": start.weights, "model_fingerprint": start.spec.fingerprint},
         weights=start.weights if weights is None else str(weights),
     )
-    return Probe(chosen.weights[None], np.array([chosen.bias]), card)
+    return Probe(column.weights[None], np.atleast_1d(np.asarray(column.bias)), card)
 
 
 def _notes(split: Assignment, chosen: Chosen, settings: FinetuneSettings) -> list[str]:

@@ -98,14 +98,14 @@ def _select(task: Task, method: Method, found: Selection) -> None:
     for row, scores in rows.items():
         fits = sorted({key for by_fit in scores.values() for key in by_fit})
         winners = [max((by[key] for by in scores.values() if key in by), key=_f1) for key in fits]
-        found.tested.extend(winners)
+        found.tested.extend(column.within_scores() for column in winners)
         found.notes.extend(_edges(method, row, winners))
         whole = {cell: by for cell, by in scores.items() if len(by) == len(fits)}
         if not whole:
             found.notes.append(f"{' '.join(row)}: no setting could be fitted on every fold; no probe for new images")
             continue
         overall[row] = max(whole, key=lambda cell: sum(_f1(column) for column in whole[cell].values()))
-    found.final.extend(_judged_by_folds(column, rows) for column in method.final(overall))
+    found.final.extend(_judged_by_folds(column, rows).within_scores() for column in method.final(overall))
 
 
 def _lacking(task: Task, flags: Mapping[Row, str], columns: Sequence[Column]) -> set[Row]:

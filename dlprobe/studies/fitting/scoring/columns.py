@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
     from dlprobe.probes import NearestPatches
 
-#: Thresholds chosen on validation stay where float32 scores can still tell them apart.
+#: Thresholds stay where float32 scores can still tell logits apart, however coarsely.
 LOGIT_LIMIT = 13.0
+#: Maps whose thresholds lie beyond it are scaled: there float32 scores tell logits apart that one threshold must.
+SCALED_LIMIT = 8.0
+#: The farthest threshold of a map that can be scaled: the greatest float16.
+FARTHEST_LOGIT = 65_504.0
 #: The logit at which the score is 0.5.
 HALF = 0.0
 
@@ -54,6 +58,8 @@ class Column:
         Logit threshold that keeps the promise of the run's policy; NaN without one.
     nearest : NearestPatches, optional
         In place of a linear map.
+    divisor : float
+        What `within_scores` has divided the logits by.
     """
 
     method: str
@@ -69,6 +75,42 @@ class Column:
     f1: float = float("nan")
     promised: float = float("nan")
     nearest: NearestPatches | None = None
+    divisor: float = 1.0
+
+    @property
+    def can_be_scaled(self) -> bool:
+        """Whether a factor on the map only stretches its logits: true of one logit, not of a softmax or of votes."""
+        return self.nearest is None and self.weights.ndim == 1
+
+    @property
+    def farthest_threshold(self) -> float:
+        """How far from 0 a threshold may lie."""
+        return FARTHEST_LOGIT if self.can_be_scaled else LOGIT_LIMIT
+
+    def within_scores(self) -> Column:
+        """Return the same map on a scale on which float32 scores reach its thresholds.
+
+        Dice may drive logits into the hundreds, where all scores are 0 or 1 and no threshold but 0.5 is left. A power
+        of two on weights, bias and thresholds is exact: what is marked, at 0.5 too, and the ranking stay to the bit.
+        """
+        cuts = np.abs([self.threshold, self.promised])
+        farthest = float(np.max(cuts[np.isfinite(cuts)], initial=0.0))
+        if not self.can_be_scaled or farthest <= SCALED_LIMIT:
+            return self
+        divisor = float(2.0 ** np.ceil(np.log2(farthest / SCALED_LIMIT)))
+        return replace(
+            self,
+            weights=self.weights / divisor,
+            bias=self.bias / divisor,
+            threshold=self.threshold / divisor,
+            promised=self.promised / divisor,
+            setting=self.setting.removesuffix(_scale_text(self.divisor)) + _scale_text(self.divisor * divisor),
+            divisor=self.divisor * divisor,
+        )
+
+
+def _scale_text(divisor: float) -> str:
+    return f", logits / {divisor:g}"
 
 
 class Stack:

@@ -8,8 +8,8 @@ import numpy as np
 
 from dlprobe.data import label_patches
 from dlprobe.data.labels import IGNORE, TRUTH_SCHEME
-from dlprobe.metrics import LogitHistogram, best_f1_bounds, best_f1_thresholds
-from dlprobe.studies.fitting.scoring.columns import HALF, LOGIT_LIMIT, Stack, by_fold
+from dlprobe.metrics import LogitHistogram, best_f1_thresholds, f1
+from dlprobe.studies.fitting.scoring.columns import HALF, Stack, by_fold
 from dlprobe.studies.fitting.scoring.windows import clean, require_numbers
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ TILE_WINDOWS = 8
 
 
 class Verdict(NamedTuple):
-    """Best pooled F1 over thresholds on validation patches, and the logit threshold that reaches it."""
+    """Best pooled F1 on validation patches over the thresholds that a saved map can have, and the logit of the best."""
 
     f1: float
     threshold: float
@@ -50,7 +50,7 @@ def validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Colum
     -------
     list of Verdict
         In the order of `columns`. The F1 pools the patches of all validation images, authentic ones included, so that
-        false alarms count.
+        false alarms count; it is what the threshold reaches, not what a threshold would that cannot be stored.
     """
     verdicts: list[Verdict] = []
     for start in range(0, len(columns), CHUNK_COLUMNS):
@@ -76,10 +76,10 @@ def _validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Colu
                 histograms[fold].add(logits[known], truth[here][known] == 1)
     verdicts = [Verdict(float("nan"), HALF)] * len(columns)
     for fold, members in of_fold.items():
-        scores = best_f1_bounds(histograms[fold]).low
-        thresholds = best_f1_thresholds(histograms[fold])
-        for i, score, cut in zip(members, scores, thresholds, strict=True):
-            verdicts[i] = Verdict(float(score), float(np.clip(cut, -LOGIT_LIMIT, LOGIT_LIMIT)))
+        thresholds = best_f1_thresholds(histograms[fold], [columns[i].farthest_threshold for i in members])
+        for i, cut, counts in zip(members, thresholds, histograms[fold].counts_at(thresholds), strict=True):
+            if not np.isnan(cut):
+                verdicts[i] = Verdict(f1(counts), float(cut))
     return verdicts
 
 

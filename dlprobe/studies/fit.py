@@ -169,7 +169,7 @@ def _publish(target: Path, fits: Sequence[_ModelFit], settings: FitSettings) -> 
     images = pd.concat([fit.images for fit in fits], ignore_index=True)
     comparisons = compare(images, settings.seed)
     text = canonical_json(settings_record(settings))
-    scores = summarise(images, settings.seed).assign(flag="")
+    scores = _with_remarks(summarise(images, settings.seed), fits)
     results = pd.concat(
         [scores, *(flagged_rows(fit.name, fit.selection.flags) for fit in fits)], ignore_index=True
     ).assign(threshold_policy=settings.threshold_policy, settings=text)
@@ -198,6 +198,13 @@ def _publish(target: Path, fits: Sequence[_ModelFit], settings: FitSettings) -> 
         probes,
     )
     return FitResult(target, results, comparisons, images, probes, notes)
+
+
+def _with_remarks(scores: pd.DataFrame, fits: Sequence[_ModelFit]) -> pd.DataFrame:
+    """Say in the column ``flag`` what is wrong with rows that have scores."""
+    remarks = {(fit.name, *row): "; ".join(texts) for fit in fits for row, texts in fit.selection.remarks.items()}
+    keys = zip(scores["model"], scores["method"], scores["scheme"], strict=True)
+    return scores.assign(flag=[remarks.get(key, "") for key in keys])
 
 
 def _fit_model(

@@ -14,7 +14,7 @@ from dlprobe.data import label_patches
 from dlprobe.data.labels import CLASSES, THREE_CLASS_SCHEME
 from dlprobe.errors import ProbeError, RegistryError
 from dlprobe.metrics import count, f1
-from dlprobe.probes import Probe
+from dlprobe.probes import Probe, fit_heads
 from dlprobe.probes.heads import OBJECTIVES, THREE_CLASS
 from dlprobe.studies import FitSettings, fit_caches
 from dlprobe.studies.fitting.calibration import score_of
@@ -197,6 +197,63 @@ def test_seeds_resample_and_their_spread_stands_apart(several):
         several.probes[f"{MODEL}/folds/dice-{SCHEME}-0"].weights,
         several.probes[f"{MODEL}/folds/dice-{SCHEME}-0-seed1"].weights,
     )
+
+
+def spied(monkeypatch, spoil=lambda head: head):
+    """Record with which weights of windows heads are fitted; spoil those that are fitted on all groups."""
+    calls = []
+
+    def spy(batches, heads, moments, **options):
+        calls.append(options["window_weights"])
+        fitted = fit_heads(batches, heads, moments, **options)
+        return [spoil(head) for head in fitted] if len(heads[0].train_groups) == 3 else fitted
+
+    monkeypatch.setattr("dlprobe.studies.fitting.methods.heads.fit_heads", spy)
+    return calls
+
+
+@pytest.mark.parametrize("n_folds", [0, 3])
+def test_the_probe_for_new_images_sees_every_window_once_whatever_seeds_draw(
+    toy_cache, quick, tmp_path, monkeypatch, n_folds
+):
+    calls = spied(monkeypatch)
+    settings = replace(quick, n_folds=n_folds, seeds=2)
+    found = fit_caches([toy_cache], tmp_path / "run", settings=settings)
+    assert calls == ["poisson", "ones"]
+    if n_folds == 0:  # the heads of the fold were fitted on the very groups of the last fit
+        first = found.probes[f"{MODEL}/folds/dice-{SCHEME}-0"]
+        assert not np.array_equal(first.weights, found.probes[f"{MODEL}/dice-{SCHEME}"].weights)
+
+
+def test_a_setting_that_fails_on_all_folds_gives_way_to_the_next_best(toy_cache, quick, tmp_path, monkeypatch):
+    tried = []
+
+    def first_fails(head):
+        tried.append(head.spec.learning_rate)
+        return replace(head, flag="its weights are not finite") if len(tried) == 1 else head
+
+    spied(monkeypatch, first_fails)
+    found = fit_caches([toy_cache], tmp_path / "run", settings=quick)
+    assert sorted(tried) == sorted(quick.learning_rates)
+    setting = found.probes[f"{MODEL}/dice-{SCHEME}"].card["setting"]
+    assert setting.startswith(f"lr {tried[1]:g}")
+    assert any(
+        "has the setting of rank 2; fitted on all folds, the best one failed: its weig" in n for n in found.notes
+    )
+    assert (found.results["flag"] == "").all()
+
+
+def test_a_method_without_a_sound_last_fit_keeps_its_scores_and_is_flagged(toy_cache, quick, tmp_path, monkeypatch):
+    spied(monkeypatch, lambda head: replace(head, flag="its weights are not finite"))
+    settings = replace(quick, baselines=("ridge",))
+    found = fit_caches([toy_cache], tmp_path / "run", settings=settings)
+    rows = found.results.query("method == 'dice'")
+    expected = "no probe for new images: its weights are not finite; lower the learning rates"
+    assert (rows["flag"] == expected).all()
+    assert rows.query("kind == 'sp' and metric == 'iou@patch'")["value"].notna().all()
+    assert (found.results.query("method == 'ridge'")["flag"] == "").all()
+    assert f"{MODEL}/dice-{SCHEME}" not in found.probes
+    assert {f"{MODEL}/folds/dice-{SCHEME}-0", f"{MODEL}/ridge-{SCHEME}"} <= found.probes.keys()
 
 
 def test_heads_of_one_layer_see_no_other(several):

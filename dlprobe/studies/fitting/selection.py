@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dlprobe.studies.fitting.methods.base import Method, Row, Task
     from dlprobe.studies.fitting.scoring import Column
 
+#: Settings of a row that are fitted on all groups, one after another, until one is sound.
+FINAL_ATTEMPTS = 3
 #: Scores of a row: of each cell, by fold and seed.
 Scores = dict["Hashable", dict[tuple[int, int], "Column"]]
 
@@ -37,6 +39,8 @@ class Selection:
         best over the folds' validation groups; its threshold is the median of the folds', its fold -1.
     flags : dict
         Of (method, scheme): why it has no scores.
+    remarks : dict
+        Of (method, scheme): what is wrong with it although it has scores.
     notes : list of str
         Edges of the grid, flagged heads.
     """
@@ -44,6 +48,7 @@ class Selection:
     tested: list[Column] = field(default_factory=list)
     final: list[Column] = field(default_factory=list)
     flags: dict[Row, str] = field(default_factory=dict)
+    remarks: dict[Row, list[str]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
 
 
@@ -77,6 +82,7 @@ def select(task: Task) -> Selection:
         msg = f"nothing can be fitted; {name} under {scheme}: {reason}"
         raise ProbeError(msg)
     found.notes.extend(f"{name} {scheme} is out: {reason}" for (name, scheme), reason in found.flags.items())
+    found.notes.extend(f"{' '.join(row)}: {text}" for row, texts in found.remarks.items() for text in texts)
     return found
 
 
@@ -94,7 +100,7 @@ def _select(task: Task, method: Method, found: Selection) -> None:
     for column in judged:
         rows[column.method, column.scheme].setdefault(column.cell, {})[column.fold, column.seed] = column
     found.flags.update({row: flag for row, flag in offered.flags.items() if row not in rows})
-    overall: dict[Row, Hashable] = {}
+    ranked: dict[Row, list[Hashable]] = {}
     for row, scores in rows.items():
         fits = sorted({key for by_fit in scores.values() for key in by_fit})
         winners = [max((by[key] for by in scores.values() if key in by), key=_f1) for key in fits]
@@ -102,10 +108,33 @@ def _select(task: Task, method: Method, found: Selection) -> None:
         found.notes.extend(_edges(method, row, winners))
         whole = {cell: by for cell, by in scores.items() if len(by) == len(fits)}
         if not whole:
-            found.notes.append(f"{' '.join(row)}: no setting could be fitted on every fold; no probe for new images")
-            continue
-        overall[row] = max(whole, key=lambda cell: sum(_f1(column) for column in whole[cell].values()))
-    found.final.extend(_judged_by_folds(column, rows).within_scores() for column in method.final(overall))
+            found.remarks[row].append("no probe for new images: no setting could be fitted on every fold")
+        ranked[row] = sorted(whole, key=lambda cell: -sum(_f1(column) for column in whole[cell].values()))
+    _fit_for_new_images(method, rows, ranked, found)
+
+
+def _fit_for_new_images(
+    method: Method, rows: Mapping[Row, Scores], ranked: Mapping[Row, Sequence[Hashable]], found: Selection
+) -> None:
+    """Fit each row's best setting on all groups, or where that fails one of the next best."""
+    failed: dict[Row, list[str]] = defaultdict(list)
+    for attempt in range(FINAL_ATTEMPTS):
+        wanted = {row: cells[attempt] for row, cells in ranked.items() if len(failed[row]) == attempt < len(cells)}
+        made = method.final(wanted)
+        found.final.extend(_judged_by_folds(column, rows).within_scores() for column in made.columns)
+        for row, reason in made.flags.items():
+            failed[row].append(reason)
+        if not made.flags:
+            break
+    there = {(column.method, column.scheme) for column in found.final}
+    for row, reasons in failed.items():
+        if reasons and row in there:
+            found.notes.append(
+                f"{' '.join(row)}: the probe for new images has the setting of rank {len(reasons) + 1}; fitted on all "
+                f"folds, the best one failed: {reasons[0]}"
+            )
+        elif reasons:
+            found.remarks[row].append(f"no probe for new images: {reasons[0]}")
 
 
 def _lacking(task: Task, flags: Mapping[Row, str], columns: Sequence[Column]) -> set[Row]:

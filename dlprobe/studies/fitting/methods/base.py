@@ -59,14 +59,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """What a method offers.
+    """What a method offers, for the folds or for new images.
 
     Attributes
     ----------
     columns : list of Column
-        For each fold several, told apart by their `cell`.
+        For each fold several, told apart by their `cell`; for new images one a row, of fold -1.
     flags : dict
-        Why a row has no candidate in some fold.
+        Why a row has no candidate in some fold, or none for new images.
     notes : list of str
         What a reader must know.
     """
@@ -83,8 +83,8 @@ class Method(Protocol):
         """Fit every setting on the training groups of each fold."""
         ...
 
-    def final(self, chosen: Mapping[Row, Hashable]) -> list[Column]:
-        """Fit the chosen cell of each row on all groups of `Assignment.final`; their fold is -1."""
+    def final(self, chosen: Mapping[Row, Hashable]) -> Candidates:
+        """Fit the chosen cell of each row on all groups of `Assignment.final`; a row without a sound fit is flagged."""
         ...
 
     def edges(self, cell: Hashable) -> list[str]:
@@ -137,13 +137,16 @@ class Baseline(ABC):
                 found.flags[self.name, scheme] = str(error)
         return found
 
-    def final(self, chosen: Mapping[Row, Hashable]) -> list[Column]:
+    def final(self, chosen: Mapping[Row, Hashable]) -> Candidates:
         """Fit the chosen settings on all groups."""
         groups = self.task.assignment.final
-        found: list[Column] = []
-        for (_, scheme), cell in chosen.items():
-            made = self._columns(scheme, -1, groups, self.grid if groups in self.task.trains else (_number(cell),))
-            found += [column for column in made if column.cell == cell]
+        found = Candidates()
+        for (name, scheme), cell in chosen.items():
+            cells = self.grid if groups in self.task.trains else (_number(cell),)
+            try:
+                found.columns.extend(c for c in self._columns(scheme, -1, groups, cells) if c.cell == cell)
+            except (ProbeError, MetricError) as error:
+                found.flags[name, scheme] = str(error)
         return found
 
     def edges(self, cell: Hashable) -> list[str]:

@@ -16,7 +16,7 @@ from dlprobe.probes import Probe, make_card
 from dlprobe.spec import canonical_json, fingerprint
 from dlprobe.studies.displays import plot_comparisons, plot_results
 from dlprobe.studies.fitting.calibration import BEST_F1, calibrate, promise_text, score_of
-from dlprobe.studies.fitting.census import require_scorable
+from dlprobe.studies.fitting.census import require_scorable, require_varied
 from dlprobe.studies.fitting.methods.base import Task
 from dlprobe.studies.fitting.pool import open_pools, share_grid
 from dlprobe.studies.fitting.scoring import Calibration, score_images
@@ -228,10 +228,11 @@ def _fit_model(
         train_sources=settings.train_sources,
         seed=settings.seed,
     )
-    require_scorable(pool, assignment)
+    require_scorable(pool, assignment, calibration=policy.sources_needed)
     mine = place / slug(name)
     mine.mkdir(exist_ok=True)
     moments = pool.group_moments(assignment.groups)
+    require_varied(pool, assignment, moments)
     selection = select(Task(pool, assignment, settings, moments, mine, progress))
     promises: dict[int, Guarantee] = {}
     if policy.kind != BEST_F1:

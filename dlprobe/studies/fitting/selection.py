@@ -89,11 +89,8 @@ def select(task: Task) -> Selection:
 def _select(task: Task, method: Method, found: Selection) -> None:
     offered = method.candidates()
     found.notes.extend(offered.notes)
-    columns = [
-        column
-        for column in offered.columns
-        if (column.method, column.scheme) not in _lacking(task, offered.flags, offered.columns)
-    ]
+    lacking = _lacking(task, offered.flags, offered.columns)
+    columns = [column for column in offered.columns if (column.method, column.scheme) not in lacking]
     verdicts = validate(task.pool, task.assignment, columns)
     judged = [replace(c, threshold=v.threshold, f1=v.f1) for c, v in zip(columns, verdicts, strict=True)]
     rows: dict[Row, Scores] = defaultdict(dict)
@@ -106,6 +103,7 @@ def _select(task: Task, method: Method, found: Selection) -> None:
         winners = [max((by[key] for by in scores.values() if key in by), key=_f1) for key in fits]
         found.tested.extend(column.within_scores() for column in winners)
         found.notes.extend(_edges(method, row, winners))
+        found.remarks[row].extend(_remarks(winners))
         whole = {cell: by for cell, by in scores.items() if len(by) == len(fits)}
         if not whole:
             found.remarks[row].append("no probe for new images: no setting could be fitted on every fold")
@@ -155,6 +153,12 @@ def _judged_by_folds(column: Column, rows: Mapping[Row, Scores]) -> Column:
 
 def _f1(column: Column) -> float:
     return -1.0 if np.isnan(column.f1) else column.f1
+
+
+def _remarks(winners: Sequence[Column]) -> list[str]:
+    """Say in how many fits something is wrong with the chosen column."""
+    said = Counter(winner.remark for winner in winners if winner.remark)
+    return [f"{text} in {n} of {len(winners)} fits" for text, n in said.items()]
 
 
 def _edges(method: Method, row: Row, winners: Sequence[Column]) -> list[str]:

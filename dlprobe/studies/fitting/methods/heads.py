@@ -13,7 +13,7 @@ from dlprobe.data.labels import THREE_CLASS_SCHEME
 from dlprobe.probes import HeadSpec, default_grid, edge_of_grid, fit_heads
 from dlprobe.probes.heads import THREE_CLASS_OBJECTIVES
 from dlprobe.spec import fingerprint
-from dlprobe.studies.fitting.methods.base import Candidates
+from dlprobe.studies.fitting.methods.base import Candidates, edge_of_path
 from dlprobe.studies.fitting.pool import minibatches, steps_per_epoch
 from dlprobe.studies.fitting.scoring import Column, validate
 
@@ -82,7 +82,11 @@ class HeadGrid:
 
     def edges(self, cell: Hashable) -> list[str]:
         """Say in which settings a cell lies at the edge of the grid."""
-        return edge_of_grid(cell, [head.spec for head in self.fitted]) if isinstance(cell, HeadSpec) else []
+        if not isinstance(cell, HeadSpec):
+            return []
+        grid = [head.spec for head in self.fitted]
+        tried = () if cell.scheme == THREE_CLASS_SCHEME else self.task.settings.positive_weights
+        return edge_of_grid(cell, grid) + edge_of_path("positive_weight", cell.positive_weight, tried)
 
     def _grid(self, trains: Iterable[Sequence[int]], seeds: Sequence[int]) -> list[HeadSpec]:
         settings, found = self.task.settings, list[HeadSpec]()

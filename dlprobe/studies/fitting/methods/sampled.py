@@ -9,7 +9,7 @@ import numpy as np
 
 from dlprobe.data import label_patches
 from dlprobe.probes import fit_logistic, fit_nearest, fit_sgd
-from dlprobe.studies.fitting.methods.base import Baseline, Candidates, Solution
+from dlprobe.studies.fitting.methods.base import Baseline, Candidates, Solution, edge_of_path, number_of
 from dlprobe.studies.fitting.pool import sample_patches
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ class SampledLogistic(Baseline):
     def grid(self) -> tuple[float, ...]:
         """Inverse penalties."""
         return tuple(sorted(map(float, self.task.settings.baseline_c)))
+
+    def edges(self, cell: Hashable) -> list[str]:
+        """Say if a C lies at the edge of what was tried."""
+        return edge_of_path("C", number_of(cell), self.grid)
 
     def fit(self, scheme: str, train: tuple[int, ...], cells: Sequence[float]) -> list[Solution]:
         """Fit every C."""

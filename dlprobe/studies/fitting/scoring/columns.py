@@ -58,6 +58,8 @@ class Column:
         Logit threshold that keeps the promise of the run's policy; NaN without one.
     nearest : NearestPatches, optional
         In place of a linear map.
+    remark : str
+        What is wrong with the fit, if anything.
     divisor : float
         What `within_scores` has divided the logits by.
     """
@@ -75,6 +77,7 @@ class Column:
     f1: float = float("nan")
     promised: float = float("nan")
     nearest: NearestPatches | None = None
+    remark: str = ""
     divisor: float = 1.0
 
     @property

@@ -128,6 +128,12 @@ class LogitHistogram:
             found.append(Counts(int(above[1]), int(above[0]), int(below[1]), int(below[0])))
         return found
 
+    def points(self, head: int = 0) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+        """Return the logits of a head as float16 rounded them, their truth, and how often each occurs."""
+        codes, truth = np.nonzero(self.counts[head])
+        values = np.array([_value(int(code)) for code in codes])
+        return values, truth > 0, self.counts[head][codes, truth].astype(np.float64)
+
     def _make_room(self, rows: int) -> None:
         self._rows += rows
         if self._rows > np.iinfo(np.uint32).max and self.counts.dtype == np.uint32:

@@ -331,3 +331,16 @@ def test_tables_are_written_in_four_forms_with_what_determined_them(everything):
         assert tex.startswith(r"\begin{tabular}")
         assert "\\_" in tex.split(r"\bottomrule")[0]
         assert "% settings: {" in tex
+
+
+def test_methods_are_compared_at_their_own_thresholds_too(everything):
+    rows = everything.comparisons.query("comparison == 'dice - ridge' and kind == 'sp'").set_index("metric")
+    assert list(rows.index) == ["iou@patch", "iou_val@patch", "ap@patch"]
+    wide = everything.images.query("variant == 'sp' and scheme == @FAKE").pivot_table(
+        index="source_id", columns="method", values="iou_val"
+    )
+    assert rows.loc["iou_val@patch", "difference"] == pytest.approx((wide["dice"] - wide["ridge"]).mean())
+    assert any("a difference in iou alone is none between methods; read iou_val" in note for note in everything.notes)
+    shown = everything.summary().query("kind == 'sp'")["metric"].tolist()
+    assert shown == ["iou@patch", "ap@patch", "iou_val@patch"]
+    assert "iou_val@patch" in (everything.out / "results.md").read_text()

@@ -12,7 +12,7 @@ from dlprobe.errors import ProbeError
 from dlprobe.studies.fitting.methods.heads import HeadGrid
 from dlprobe.studies.fitting.methods.sampled import Nearest, Sample, SampledLogistic, SampledSgd
 from dlprobe.studies.fitting.methods.streamed import ExactLogistic, Gathered, Lda, Ridge
-from dlprobe.studies.fitting.scoring import validate
+from dlprobe.studies.fitting.scoring import temperatures, validate
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -81,9 +81,11 @@ def select(task: Task) -> Selection:
         (name, scheme), reason = next(iter(found.flags.items()))
         msg = f"nothing can be fitted; {name} under {scheme}: {reason}"
         raise ProbeError(msg)
+    divisors = temperatures(task.pool, task.assignment, found.tested)
+    tested = [replace(column, temperature=each) for column, each in zip(found.tested, divisors, strict=True)]
     found.notes.extend(f"{name} {scheme} is out: {reason}" for (name, scheme), reason in found.flags.items())
     found.notes.extend(f"{' '.join(row)}: {text}" for row, texts in found.remarks.items() for text in texts)
-    return found
+    return replace(found, tested=tested)
 
 
 def _select(task: Task, method: Method, found: Selection) -> None:

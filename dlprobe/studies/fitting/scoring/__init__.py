@@ -1,8 +1,9 @@
 """Apply many heads to windows: choose them on validation sources, score the chosen ones on tested sources."""
 
 from dlprobe.studies.fitting.scoring.columns import HALF, LOGIT_LIMIT, Column, Stack, inpainted_logit
-from dlprobe.studies.fitting.scoring.images import EVERYTHING, FLAGGED_SHARE, Calibration, score_images
-from dlprobe.studies.fitting.scoring.validation import Verdict, validate
+from dlprobe.studies.fitting.scoring.images import FLAGGED_SHARE, score_images
+from dlprobe.studies.fitting.scoring.tallies import EVERYTHING, Calibration, Pooled
+from dlprobe.studies.fitting.scoring.validation import Verdict, temperatures, validate
 from dlprobe.studies.fitting.scoring.windows import (
     WindowsOfImage,
     WindowSource,
@@ -18,6 +19,7 @@ __all__ = [
     "LOGIT_LIMIT",
     "Calibration",
     "Column",
+    "Pooled",
     "Stack",
     "Verdict",
     "WindowSource",
@@ -27,5 +29,6 @@ __all__ = [
     "inpainted_logit",
     "require_numbers",
     "score_images",
+    "temperatures",
     "validate",
 ]

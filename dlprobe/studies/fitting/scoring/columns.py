@@ -56,6 +56,8 @@ class Column:
         Best pooled F1 on the fold's validation groups, a mean over folds for the probe for new images.
     promised : float
         Logit threshold that keeps the promise of the run's policy; NaN without one.
+    temperature : float
+        What its logits have to be divided by to be likeliest on the fold's validation groups; NaN before that.
     nearest : NearestPatches, optional
         In place of a linear map.
     remark : str
@@ -76,6 +78,7 @@ class Column:
     objective: str = ""
     f1: float = float("nan")
     promised: float = float("nan")
+    temperature: float = float("nan")
     nearest: NearestPatches | None = None
     remark: str = ""
     divisor: float = 1.0
@@ -107,6 +110,7 @@ class Column:
             bias=self.bias / divisor,
             threshold=self.threshold / divisor,
             promised=self.promised / divisor,
+            temperature=self.temperature / divisor,
             setting=self.setting.removesuffix(_scale_text(self.divisor)) + _scale_text(self.divisor * divisor),
             divisor=self.divisor * divisor,
         )

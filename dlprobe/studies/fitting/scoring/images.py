@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from dlprobe.data import label_patches
 from dlprobe.data.labels import IGNORE, TRUTH_SCHEME, positive_patches
-from dlprobe.metrics import ReliabilityTally, average_precision, count, f1, iou
+from dlprobe.metrics import average_precision, count, f1, iou
+from dlprobe.studies.evaluation.subjects import size_bin
 from dlprobe.studies.fitting.scoring.columns import HALF, Stack, by_fold
+from dlprobe.studies.fitting.scoring.tallies import EVERYTHING, Units
 from dlprobe.studies.fitting.scoring.windows import clean, images_of, require_numbers
 from dlprobe.studies.pixels import boxes_of, enlarge_logits, label_pixels, owned_pixels
 
@@ -26,36 +27,13 @@ if TYPE_CHECKING:
 
     from dlprobe.studies.fitting.pool import CachePool
     from dlprobe.studies.fitting.scoring.columns import Column
+    from dlprobe.studies.fitting.scoring.tallies import Tally
     from dlprobe.studies.fitting.scoring.windows import WindowSource
     from dlprobe.studies.fitting.splits import Assignment
     from dlprobe.studies.pixels import PixelGrid
 
 #: An authentic image counts as a false positive when more than this share of its patches is marked.
 FLAGGED_SHARE = 0.01
-#: The method that marks every patch.
-EVERYTHING = "everything"
-#: Of the score, in the table of calibration.
-CALIBRATION_BINS = 10
-
-
-class Calibration:
-    """How often what a score calls probable is INPAINTED, by method and scheme; seeds are counted together."""
-
-    def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str], ReliabilityTally] = {}
-
-    def add(self, column: Column, logits: NDArray[np.float32], truth: NDArray[np.bool_], source: str) -> None:
-        """Count the units of an image of one source."""
-        tally = self._tallies.setdefault((column.method, column.scheme), ReliabilityTally(bins=CALIBRATION_BINS))
-        tally.add(expit(logits.astype(np.float64)), truth, source)
-
-    def frame(self) -> pd.DataFrame:
-        """Return one row per ``method``, ``scheme`` and bin: see `dlprobe.metrics.Reliability`."""
-        tables = [
-            tally.curve().table.assign(method=method, scheme=scheme)
-            for (method, scheme), tally in self._tallies.items()
-        ]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 class Scene(NamedTuple):
@@ -78,7 +56,7 @@ def score_images(
     assignment: Assignment,
     columns: Sequence[Column],
     pixels: PixelGrid | None = None,
-    calibration: Calibration | None = None,
+    tallies: Sequence[Tally] = (),
 ) -> pd.DataFrame:
     """Score each column on every image of the tested groups of its fold.
 
@@ -92,39 +70,38 @@ def score_images(
         Chosen maps, with their thresholds.
     pixels : PixelGrid, optional
         Score on these pixels instead of patches; then `pool` is a `CachePool`.
-    calibration : Calibration, optional
-        Told the logits and the truth of every image.
+    tallies : sequence of Tally
+        Told the logits and the truth of every image, fold by fold.
 
     Returns
     -------
     DataFrame
         One row per image and column, and one per image for ``everything`` (all marked): identity of the image, ``grid``
-        (``patch`` or ``px``), ``n_units`` of it that count, ``share`` of INPAINTED among them, ``iou``, ``f1``,
-        ``false_area`` and ``flagged`` at the score 0.5, the same with the suffix ``_val`` at the threshold chosen on
-        validation and ``_promised`` at the one that keeps a promise, ``ap``, and ``iou_own`` against the
-        scheme's target.
+        (``patch`` or ``px``), ``n_units`` of it that count, ``share`` of INPAINTED among them, ``mask_size`` (the bin
+        of that share), ``iou``, ``f1``, ``false_area`` and ``flagged`` at the score 0.5, the same with the suffix
+        ``_val`` at the threshold chosen on validation and ``_promised`` at the one that keeps a promise, ``ap``, and
+        ``iou_own`` against the scheme's target.
     """
     members = by_fold(columns)
-    stacks = {fold: Stack([columns[i] for i in chosen]) for fold, chosen in members.items()}
-    tested = {group: n for n, fold in enumerate(assignment.folds) for group in fold.test}
-    selected = np.isin(assignment.groups, list(tested)) & clean(pool)
-    rows: list[dict[str, object]] = []
-    for image in images_of(pool, selected):
-        fold = tested[int(assignment.groups[image.windows[0]])]
-        if fold not in stacks:
+    of_image: dict[int, list[dict[str, object]]] = {}
+    for number, fold in enumerate(assignment.folds):
+        if number not in members:
             continue
-        logits = stacks[fold](image.embeddings)
-        require_numbers(logits, image.embeddings, pool, np.array(image.windows))
-        info = _identity(pool, int(image.windows[0]), fold)
-        if pixels is None:
-            scene, grid = _patches(logits, image.coverage), "patch"
-        else:
-            scene, grid = (
-                _pixels(cast("CachePool", pool), image.windows, logits, pixels.common(info["dataset"], info["path"])),
-                "px",
-            )
-        rows.extend(_image_rows({**info, "grid": grid}, scene, [columns[i] for i in members[fold]], calibration))
-    return pd.DataFrame.from_records(rows)
+        chosen = [columns[i] for i in members[number]]
+        stack = Stack(chosen)
+        for image in images_of(pool, np.isin(assignment.groups, fold.test) & clean(pool)):
+            logits = stack(image.embeddings)
+            require_numbers(logits, image.embeddings, pool, np.array(image.windows))
+            info = _identity(pool, int(image.windows[0]), number)
+            if pixels is None:
+                scene, grid = _patches(logits, image.coverage), "patch"
+            else:
+                common = pixels.common(info["dataset"], info["path"])
+                scene, grid = _pixels(cast("CachePool", pool), image.windows, logits, common), "px"
+            of_image[image.windows[0]] = list(_image_rows({**info, "grid": grid}, scene, chosen, tallies))
+        for tally in tallies:
+            tally.close()
+    return pd.DataFrame.from_records([row for first in sorted(of_image) for row in of_image[first]])
 
 
 def _patches(logits: NDArray[np.float32], coverage: NDArray[np.uint8]) -> Scene:
@@ -146,14 +123,15 @@ def _pixels(pool: CachePool, windows: Sequence[int], logits: NDArray[np.float32]
 
 
 def _image_rows(
-    info: Mapping[str, object], scene: Scene, columns: Sequence[Column], calibration: Calibration | None
+    info: Mapping[str, object], scene: Scene, columns: Sequence[Column], tallies: Sequence[Tally]
 ) -> Iterator[dict[str, object]]:
     labels = scene.labels(TRUTH_SCHEME)
     known = labels != IGNORE
     truth = labels[known] == 1
     if truth.size == 0:
         return
-    base = {**info, "n_units": int(truth.size), "share": float(truth.mean())}
+    share = float(truth.mean())
+    base = {**info, "n_units": int(truth.size), "share": share, "mask_size": size_bin(share) if share else ""}
     promises = any(not np.isnan(column.promised) for column in columns)
     marked = np.ones(truth.size, bool)
     yield {
@@ -163,15 +141,15 @@ def _image_rows(
         "setting": "",
         "seed": 0,
         **_at_thresholds(marked, marked, marked if promises else None, truth),
-        "ap": float(truth.mean()) if truth.any() else float("nan"),
+        "ap": share or float("nan"),
         "iou_own": np.nan,
     }
     for i, column in enumerate(columns):
         logits = scene.logits(i)
         z, own = logits[known], scene.labels(column.scheme)
         own_known = own != IGNORE
-        if calibration is not None:
-            calibration.add(column, z, truth, str(info["source_id"]))
+        for tally in tallies:
+            tally.add(column, Units(z, truth, str(info["variant"]), str(info["source_id"])))
         yield {
             **base,
             "method": column.method,

@@ -8,12 +8,12 @@ import numpy as np
 
 from dlprobe.data import label_patches
 from dlprobe.data.labels import IGNORE, TRUTH_SCHEME
-from dlprobe.metrics import LogitHistogram, best_f1_thresholds, f1
+from dlprobe.metrics import LogitHistogram, best_f1_thresholds, f1, fit_temperature
 from dlprobe.studies.fitting.scoring.columns import HALF, Stack, by_fold
 from dlprobe.studies.fitting.scoring.windows import clean, require_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,8 +58,47 @@ def validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Colum
     return verdicts
 
 
+def temperatures(pool: WindowSource, assignment: Assignment, columns: Sequence[Column]) -> list[float]:
+    """Return what each column's logits have to be divided by to be likeliest on the validation groups of its fold.
+
+    Parameters
+    ----------
+    pool, assignment, columns
+        As for `validate`.
+
+    Returns
+    -------
+    list of float
+        See `dlprobe.metrics.fit_temperature`; of logits as float16 rounds them. NaN where validation shows one class.
+    """
+    found = np.full(len(columns), np.nan)
+    for start in range(0, len(columns), CHUNK_COLUMNS):
+        chunk = columns[start : start + CHUNK_COLUMNS]
+        of_fold = by_fold(chunk)
+        for fold, histogram in _histograms(pool, assignment, chunk, of_fold).items():
+            for head, i in enumerate(of_fold[fold]):
+                logits, truth, counts = histogram.points(head)
+                if len(np.unique(truth)) > 1:
+                    found[start + i] = fit_temperature(logits, truth, counts).value
+    return [float(value) for value in found]
+
+
 def _validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Column]) -> list[Verdict]:
     of_fold = by_fold(columns)
+    histograms = _histograms(pool, assignment, columns, of_fold)
+    verdicts = [Verdict(float("nan"), HALF)] * len(columns)
+    for fold, members in of_fold.items():
+        thresholds = best_f1_thresholds(histograms[fold], [columns[i].farthest_threshold for i in members])
+        for i, cut, counts in zip(members, thresholds, histograms[fold].counts_at(thresholds), strict=True):
+            if not np.isnan(cut):
+                verdicts[i] = Verdict(f1(counts), float(cut))
+    return verdicts
+
+
+def _histograms(
+    pool: WindowSource, assignment: Assignment, columns: Sequence[Column], of_fold: Mapping[int, Sequence[int]]
+) -> dict[int, LogitHistogram]:
+    """Count the logits of the columns of each fold on its validation groups."""
     histograms = {fold: LogitHistogram(len(members)) for fold, members in of_fold.items()}
     stacks = {fold: Stack([columns[i] for i in members]) for fold, members in of_fold.items()}
     val = {group: fold for fold in of_fold if fold >= 0 for group in assignment.folds[fold].val}
@@ -74,13 +113,7 @@ def _validate(pool: WindowSource, assignment: Assignment, columns: Sequence[Colu
                 logits = stacks[fold](embeddings)
                 require_numbers(logits, embeddings, pool, block.windows[here])
                 histograms[fold].add(logits[known], truth[here][known] == 1)
-    verdicts = [Verdict(float("nan"), HALF)] * len(columns)
-    for fold, members in of_fold.items():
-        thresholds = best_f1_thresholds(histograms[fold], [columns[i].farthest_threshold for i in members])
-        for i, cut, counts in zip(members, thresholds, histograms[fold].counts_at(thresholds), strict=True):
-            if not np.isnan(cut):
-                verdicts[i] = Verdict(f1(counts), float(cut))
-    return verdicts
+    return histograms
 
 
 def _tiles(places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -15,6 +15,7 @@ from dlprobe.metrics import (
     best_f1_thresholds,
     count,
     f1,
+    fit_temperature,
 )
 from dlprobe.metrics.streaming import logit_codes
 
@@ -155,6 +156,21 @@ def test_the_best_threshold_within_limits_reaches_what_no_other_one_beats(limit)
         best = max(f1(count(logits >= np.float32(each), truth)) for each in tried[:: max(1, len(tried) // 400)])
         coarse = best_f1_bounds(counted).high[0] - best_f1_bounds(counted).low[0]
         assert best - coarse - 1e-9 <= f1(reached)
+
+
+def test_a_temperature_of_counted_logits_is_that_of_the_logits():
+    rng = np.random.default_rng(9)
+    truth = rng.random(20_000) < 0.3
+    logits = (7 * (rng.normal(size=20_000) + truth) - 3).astype(np.float32)
+    values, labels, counts = histogram(logits, truth).points()
+    assert len(values) < 20_000
+    assert counts.sum() == 20_000
+    assert counts[labels].sum() == truth.sum()
+    assert fit_temperature(values, labels, counts).value == pytest.approx(
+        fit_temperature(logits, truth).value, rel=1e-3
+    )
+    with pytest.raises(MetricError, match="do not belong together"):
+        fit_temperature(values, labels, counts[1:])
 
 
 def test_limits_are_each_heads_own():

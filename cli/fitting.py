@@ -44,7 +44,10 @@ WindowsOpt = Annotated[int | None, typer.Option("--batch-windows", min=1, help="
 SeedsOpt = Annotated[int | None, typer.Option("--seeds", min=1, help="Fits of each head, on resampled windows.")]
 BaselinesOpt = Annotated[str | None, typer.Option("--baselines", help=_BASELINES)]
 BaselineCOpt = Annotated[
-    list[float] | None, typer.Option("--baseline-c", help="Inverse penalty of logistic regressions (0.001, 0.01, 0.1).")
+    list[float] | None,
+    typer.Option(
+        "--baseline-c", help="Inverse penalty of logistic regressions; a grid of 5 from 0.0001 to 1 by default."
+    ),
 ]
 BaselinePatchesOpt = Annotated[
     int | None, typer.Option("--baseline-patches", min=1, help="Patches of a sampled baseline, at most (20000).")

@@ -211,13 +211,15 @@ def negative_log_likelihood(logits: ArrayLike, truth: ArrayLike) -> float:
     return _likelihood(scores, labels, 1.0) if labels.size else float("nan")
 
 
-def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> Temperature:
+def fit_temperature(logits: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> Temperature:
     """Return the temperature that makes ``logits / temperature`` most likely (Guo et al. 2017).
 
     Parameters
     ----------
     logits, truth
         As in `negative_log_likelihood`, of data that the probe was not fitted on.
+    weights : array_like of float, shape (n,), optional
+        How often each counts, such as `LogitHistogram.points` returns.
 
     Notes
     -----
@@ -225,11 +227,15 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> Temperature:
     threshold 0.5 do not change.
     """
     scores, labels = _logits(logits, truth)
+    mass = None if weights is None else np.asarray(weights, np.float64).ravel()
+    if mass is not None and mass.size != labels.size:
+        msg = f"{labels.size} logits and {mass.size} weights do not belong together; pass as many of each"
+        raise MetricError(msg)
     if not labels.size:
         msg = "a temperature needs labelled logits; pass at least one of each class"
         raise MetricError(msg)
     found = minimize_scalar(
-        lambda log: _likelihood(scores, labels, float(np.exp(-log))),
+        lambda log: _likelihood(scores, labels, float(np.exp(-log)), mass),
         bounds=(np.log(LOWEST), np.log(HIGHEST)),
         method="bounded",
         options={"xatol": 1e-7},
@@ -238,13 +244,15 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> Temperature:
     return Temperature(value, not 1.001 * LOWEST < value < HIGHEST / 1.001)
 
 
-def _likelihood(scores: NDArray[np.float64], labels: NDArray[np.intp], scale: float) -> float:
+def _likelihood(
+    scores: NDArray[np.float64], labels: NDArray[np.intp], scale: float, mass: NDArray[np.float64] | None = None
+) -> float:
     """Return the mean negative log-likelihood of scaled logits; one column stands for a positive class."""
     if scores.shape[1] == 1:
         margins = np.where(labels > 0, scores[:, 0], -scores[:, 0]) * scale
-        return float(np.mean(np.logaddexp(0.0, -margins)))
+        return float(np.average(np.logaddexp(0.0, -margins), weights=mass))
     scaled = scores * scale
-    return float(np.mean(logsumexp(scaled, axis=1) - scaled[np.arange(labels.size), labels]))
+    return float(np.average(logsumexp(scaled, axis=1) - scaled[np.arange(labels.size), labels], weights=mass))
 
 
 def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:

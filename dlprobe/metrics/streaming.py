@@ -25,6 +25,8 @@ CODES = 65_536
 SLACK = 1e-12
 #: Above it, the sum of reciprocals is bounded by a logarithm: digamma's rounding would count, and the gap does not.
 _LARGE = 1e4
+#: Rows whose codes are made at a time.
+_TILE_ROWS = 1024
 
 
 class Bounds(NamedTuple):
@@ -69,7 +71,7 @@ class LogitHistogram:
         Parameters
         ----------
         logits : array_like of float, shape (n, heads), or (n,) for one head
-            Any monotone score will do, but probabilities near 1 share bins. Blocks of ten thousand rows are fastest.
+            Any monotone score will do, but probabilities near 1 share bins. Blocks of a thousand rows are fastest.
         truth : array_like of bool, shape (n,) or (n, heads)
             One truth for all heads, or each head's own.
         ignore : array_like of bool, shape (n,) or (n, heads), optional
@@ -91,12 +93,12 @@ class LogitHistogram:
             msg = f"{int(np.isnan(columns).sum())} logits are nan; leave out the heads or rows that are broken"
             raise MetricError(msg)
         self._make_room(len(columns))
-        for head in range(self.heads):
-            codes = logit_codes(columns[:, head]).astype(np.int32) * 2 + labels[:, head]
+        one = self.counts.dtype.type(1)
+        for head, codes in enumerate(_codes_by_head(columns)):
+            bins = codes.astype(np.intp) * 2 + labels[:, head]
             if ignored is not None:
-                codes = codes[~ignored[:, head]]
-            found = np.bincount(codes, minlength=2 * CODES).reshape(CODES, 2)
-            self.counts[head] += found.astype(self.counts.dtype)
+                bins = bins[~ignored[:, head]]
+            np.add.at(self.counts[head].reshape(-1), bins, one)
 
     def merge(self, other: LogitHistogram) -> LogitHistogram:
         """Return the histogram of both together; raise `MetricError` if the heads differ in number."""
@@ -125,6 +127,12 @@ class LogitHistogram:
             below, above = self.counts[head, :code].sum(axis=0), self.counts[head, code:].sum(axis=0)
             found.append(Counts(int(above[1]), int(above[0]), int(below[1]), int(below[0])))
         return found
+
+    def points(self, head: int = 0) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+        """Return the logits of a head as float16 rounded them, their truth, and how often each occurs."""
+        codes, truth = np.nonzero(self.counts[head])
+        values = np.array([_value(int(code)) for code in codes])
+        return values, truth > 0, self.counts[head][codes, truth].astype(np.float64)
 
     def _make_room(self, rows: int) -> None:
         self._rows += rows
@@ -192,8 +200,8 @@ def best_f1_bounds(histogram: LogitHistogram) -> Bounds:
 
     Notes
     -----
-    The lower one is reached, by `best_f1_thresholds`: the edge of a bin is a threshold. At best a threshold within a
-    bin has all its positives and none of its negatives.
+    The lower one is reached, by `best_f1_thresholds` without limits: the edge of a bin is a threshold. At best a
+    threshold within a bin has all its positives and none of its negatives.
     """
 
     def bounds(bins: _Bins) -> tuple[float, float]:
@@ -206,20 +214,45 @@ def best_f1_bounds(histogram: LogitHistogram) -> Bounds:
     return _each(histogram, bounds)
 
 
-def best_f1_thresholds(histogram: LogitHistogram) -> NDArray[np.float64]:
-    """Return the logit from which on (``logit >= threshold``) each head has the lower bound of its best F1.
+def best_f1_thresholds(histogram: LogitHistogram, limits: ArrayLike = np.inf) -> NDArray[np.float64]:
+    """Return the logit from which on (``logit >= threshold``) each head has its best F1.
+
+    Parameters
+    ----------
+    histogram : LogitHistogram
+        Of the heads.
+    limits : array_like of float, shape (heads,), or one number
+        Only thresholds within this distance of 0 count. Without it the F1 is the lower one of `best_f1_bounds`.
 
     Returns
     -------
     ndarray of float, shape (heads,)
-        The highest one if there are several; nan without positives. Exact for logits of float16 and float32.
+        The highest one if there are several; nan without positives. Exact for logits of float16 and float32:
+        `LogitHistogram.counts_at` has the counts that it reaches.
     """
     found = np.full(histogram.heads, np.nan)
-    for head in range(histogram.heads):
+    for head, limit in enumerate(np.broadcast_to(np.asarray(limits, np.float64), (histogram.heads,))):
         bins = _bins(histogram, head)
         if bins.all_positives:
-            found[head] = _least_logit(int(bins.codes[int(np.argmax(_edge_f1(bins)))]))
+            codes, scores = _edges_within(bins, limit)
+            found[head] = _least_logit(int(codes[int(np.argmax(scores))]))
     return found
+
+
+def _edges_within(bins: _Bins, limit: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the bins whose lower edges are thresholds that tell logits apart, falling, and the F1 of each."""
+    scores = _edge_f1(bins)
+    if np.isinf(limit):
+        return bins.codes, scores
+    first, last = int(logit_codes(-limit)), int(logit_codes(limit))
+    first += _least_logit(first) < -limit
+    inside = (bins.codes >= first) & (bins.codes <= last)
+    codes, scores = bins.codes[inside], scores[inside]
+    if codes[:1].tolist() == [last]:
+        return codes, scores
+    beyond = bins.codes > last
+    hits, marked = bins.positives[beyond].sum(), (bins.positives + bins.negatives)[beyond].sum()
+    return np.append(last, codes), np.append(2 * hits / (marked + bins.all_positives), scores)
 
 
 def logit_codes(logits: ArrayLike) -> NDArray[np.uint16]:
@@ -231,8 +264,17 @@ def logit_codes(logits: ArrayLike) -> NDArray[np.uint16]:
     equals 0.0, is made 0.0 first. Beyond 65,520 all share the bin of infinity.
     """
     with np.errstate(over="ignore"):
-        bits = (np.asarray(logits) + np.float16(0)).astype(np.float16).view(np.uint16)
-    return np.where(bits & 0x8000, ~bits, bits | np.uint16(0x8000))
+        bits = (np.asarray(logits) + np.float16(0)).astype(np.float16).view(np.int16)
+    return (bits ^ ((bits >> 15) | np.int16(-0x8000))).view(np.uint16)
+
+
+def _codes_by_head(columns: NDArray[np.generic]) -> NDArray[np.uint16]:
+    """Return the codes of logits (n, heads) as (heads, n), by tiles that stay near the processor."""
+    codes = np.empty(columns.shape[::-1], np.uint16)
+    for start in range(0, len(columns), _TILE_ROWS):
+        tile = columns[start : start + _TILE_ROWS]
+        codes[:, start : start + len(tile)] = logit_codes(tile).T
+    return codes
 
 
 def _least_logit(code: int) -> float:

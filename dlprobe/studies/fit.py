@@ -16,10 +16,10 @@ from dlprobe.probes import Probe, make_card
 from dlprobe.spec import canonical_json, fingerprint
 from dlprobe.studies.displays import plot_comparisons, plot_results
 from dlprobe.studies.fitting.calibration import BEST_F1, calibrate, promise_text, score_of
-from dlprobe.studies.fitting.census import require_scorable
+from dlprobe.studies.fitting.census import require_scorable, require_varied
 from dlprobe.studies.fitting.methods.base import Task
 from dlprobe.studies.fitting.pool import open_pools, share_grid
-from dlprobe.studies.fitting.scoring import Calibration, score_images
+from dlprobe.studies.fitting.scoring import Calibration, Pooled, score_images
 from dlprobe.studies.fitting.selection import select
 from dlprobe.studies.fitting.settings import FitSettings
 from dlprobe.studies.fitting.splits import assign, sources_by_part
@@ -28,10 +28,13 @@ from dlprobe.studies.results import (
     FAKE_VARIANTS,
     compare,
     flagged_rows,
+    grid_of,
     losses_to_everything,
+    on_thresholds,
     overview,
     side_by_side,
     summarise,
+    tables_of_models,
 )
 from dlprobe.studies.runs import desk, prepare_run, settings_record, texts_of, write_run
 
@@ -106,7 +109,7 @@ class _ModelFit:
     selection: Selection
     promises: dict[int, Guarantee]
     images: pd.DataFrame
-    calibration: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
     notes: list[str]
 
 
@@ -169,7 +172,7 @@ def _publish(target: Path, fits: Sequence[_ModelFit], settings: FitSettings) -> 
     images = pd.concat([fit.images for fit in fits], ignore_index=True)
     comparisons = compare(images, settings.seed)
     text = canonical_json(settings_record(settings))
-    scores = summarise(images, settings.seed).assign(flag="")
+    scores = _with_remarks(summarise(images, settings.seed), fits)
     results = pd.concat(
         [scores, *(flagged_rows(fit.name, fit.selection.flags) for fit in fits)], ignore_index=True
     ).assign(threshold_policy=settings.threshold_policy, settings=text)
@@ -177,14 +180,19 @@ def _publish(target: Path, fits: Sequence[_ModelFit], settings: FitSettings) -> 
     results = results.merge(origins, on="model", how="left")
     comparisons = comparisons.merge(origins, on="model", how="left").assign(settings=text)
     probes = {path: probe for fit in fits for path, probe in _probes(fit, settings, results).items()}
-    notes = [f"{fit.name}: {note}" for fit in fits for note in fit.notes] + losses_to_everything(comparisons)
+    notes = [f"{fit.name}: {note}" for fit in fits for note in fit.notes]
+    notes += [*on_thresholds(images), *losses_to_everything(comparisons)]
     record = {
         "settings": settings_record(settings),
         "models": {fit.name: _record(fit.pool, fit.assignment) for fit in fits},
         "notes": notes,
     }
-    calibration = pd.concat([fit.calibration for fit in fits], ignore_index=True)
-    tables = {"results": results, "comparisons": comparisons, "images": images, "calibration": calibration}
+    tables = {
+        "results": results,
+        "comparisons": comparisons,
+        "images": images,
+        **tables_of_models({fit.name: fit.tables for fit in fits}),
+    }
     below = [
         *notes,
         f"settings: {text}",
@@ -198,6 +206,13 @@ def _publish(target: Path, fits: Sequence[_ModelFit], settings: FitSettings) -> 
         probes,
     )
     return FitResult(target, results, comparisons, images, probes, notes)
+
+
+def _with_remarks(scores: pd.DataFrame, fits: Sequence[_ModelFit]) -> pd.DataFrame:
+    """Say in the column ``flag`` what is wrong with rows that have scores."""
+    remarks = {(fit.name, *row): "; ".join(texts) for fit in fits for row, texts in fit.selection.remarks.items()}
+    keys = zip(scores["model"], scores["method"], scores["scheme"], strict=True)
+    return scores.assign(flag=[remarks.get(key, "") for key in keys])
 
 
 def _fit_model(
@@ -221,21 +236,22 @@ def _fit_model(
         train_sources=settings.train_sources,
         seed=settings.seed,
     )
-    require_scorable(pool, assignment)
+    require_scorable(pool, assignment, calibration=policy.sources_needed)
     mine = place / slug(name)
     mine.mkdir(exist_ok=True)
     moments = pool.group_moments(assignment.groups)
+    require_varied(pool, assignment, moments)
     selection = select(Task(pool, assignment, settings, moments, mine, progress))
     promises: dict[int, Guarantee] = {}
     if policy.kind != BEST_F1:
         selection, promises = _promised(pool, assignment, selection, policy)
-    calibration = Calibration()
-    images = score_images(pool, assignment, selection.tested, pixels, calibration).assign(model=name)
+    calibration, pooled = Calibration(), Pooled()
+    images = score_images(pool, assignment, selection.tested, pixels, (calibration, pooled)).assign(model=name)
     notes = [f"split: {assignment.description}", *pool.gaps(), *selection.notes]
     if pixels is not None and pixels.n_left_out:
         notes.append(f"{pixels.n_left_out} images left out: not all models hold them at one working size")
-    calibrated = calibration.frame().assign(model=name)
-    return _ModelFit(name, pool, assignment, selection, promises, images, calibrated, notes)
+    tables = {"calibration": calibration.frame(), "pooled": pooled.frame().assign(grid=grid_of(images))}
+    return _ModelFit(name, pool, assignment, selection, promises, images, tables, notes)
 
 
 def _promised(
@@ -244,9 +260,11 @@ def _promised(
     """Give every chosen column the threshold that keeps the promise; return these by the columns' identity."""
     columns = [*selection.tested, *selection.final]
     found = calibrate(pool, assignment, columns, policy)
-    done = [replace(column, promised=each.threshold) for column, each in zip(columns, found, strict=True)]
+    done = [
+        replace(column, promised=each.threshold).within_scores() for column, each in zip(columns, found, strict=True)
+    ]
     n = len(selection.tested)
-    promises = {id(column): each for column, each in zip(done, found, strict=True)}
+    promises = {id(column): each._replace(threshold=column.promised) for column, each in zip(done, found, strict=True)}
     return replace(selection, tested=done[:n], final=done[n:]), promises
 
 

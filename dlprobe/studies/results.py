@@ -10,6 +10,7 @@ import pandas as pd
 
 from dlprobe.data.labels import TRUTH_SCHEME
 from dlprobe.metrics import bootstrap_mean, holm, paired_difference, seed_spread, source_means
+from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.fitting.scoring import EVERYTHING
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ AUTHENTIC_METRICS = (
     "false_area_promised",
     "flagged_promised",
 )
+#: By which methods are compared: at 0.5 the one whose scores lie better wins, whatever each sees.
+METHOD_METRICS = ("iou", "iou_val", "ap")
+#: Shown to people: of all kinds, and of whole variants besides.
+_OVERVIEW, _OVERVIEW_OF_VARIANTS = ("iou", "false_area"), ("iou_val", "false_area_val", "ap")
 #: The method that comparisons are about, if it was fitted.
 MAIN_METHOD = "dice"
 #: What identifies a row of scores beside its kind.
@@ -34,13 +39,25 @@ METHOD_KEY = ["model", "method", "scheme"]
 
 
 def kinds(images: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield every kind of image with its rows: each variant, and each of its generators and mask kinds."""
+    """Yield every kind of image with its rows: each variant, and each of its generators, mask kinds and mask sizes."""
     for variant, rows in images.groupby("variant", sort=False):
         yield str(variant), rows
         for column in ("generator", "mask_kind"):
             if rows[column].nunique() > 1:
                 for value, part in rows.groupby(column):
                     yield f"{variant} {value or '(none)'}", part
+        sizes = [size for _, size in SIZE_BINS if (rows["mask_size"] == size).any()]
+        if len(sizes) > 1:
+            yield from ((f"{variant} {size}", rows[rows["mask_size"] == size]) for size in sizes)
+
+
+def tables_of_models(of_models: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """Return the tables of several models, each as one with the column ``model``, by their name."""
+    names = next(iter(of_models.values()))
+    return {
+        name: pd.concat([tables[name].assign(model=model) for model, tables in of_models.items()], ignore_index=True)
+        for name in names
+    }
 
 
 def grid_of(images: pd.DataFrame) -> str:
@@ -107,10 +124,10 @@ class Comparison:
 def planned_comparisons(images: pd.DataFrame) -> list[Comparison]:
     """Return the comparisons of a run, fixed before any score is looked at.
 
-    Each Dice probe against marking everything (IoU on each kind of fake); Dice against every other method (IoU on
-    ``sp`` and ``fr``); each pair of schemes (false area on ``ae``, IoU on ``sp`` and ``fr``); each pair of models under
-    the scheme of the truth (IoU and AP on each variant). Where no head was fitted by Dice, the first method stands for
-    it.
+    Each Dice probe against marking everything (IoU on each kind of fake); Dice against every other method (IoU at the
+    score 0.5, IoU at the threshold chosen on validation, and AP, on ``sp`` and ``fr``); each pair of schemes (false
+    area on ``ae``, IoU on ``sp`` and ``fr``); each pair of models under the scheme of the truth (IoU and AP on each
+    variant). Where no head was fitted by Dice, the first method stands for it.
     """
     rows = images[METHOD_KEY].drop_duplicates()
     models = list(dict.fromkeys(rows["model"]))
@@ -126,7 +143,8 @@ def planned_comparisons(images: pd.DataFrame) -> list[Comparison]:
         right = (model, main, head)
         plan += [Comparison(f"{main} - {EVERYTHING}", (model, EVERYTHING, ""), right, kind, "iou") for kind in fakes]
         for method in others:
-            plan += [Comparison(f"{main} - {method}", (model, method, head), right, kind, "iou") for kind in variants]
+            left, name = (model, method, head), f"{main} - {method}"
+            plan += [Comparison(name, left, right, kind, metric) for kind in variants for metric in METHOD_METRICS]
         for one, other in combinations(schemes, 2):
             left, right = (model, main, one), (model, main, other)
             name = f"{other} - {one}"
@@ -177,9 +195,12 @@ def compare(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def overview(results: pd.DataFrame) -> pd.DataFrame:
     """Return the table that people read first: one row per kind, one column per method and scheme.
 
-    A cell is the IoU on fakes and the false area on authentic images, both at the score 0.5, with its interval.
+    A cell is the IoU on fakes and the false area on authentic images, both at the score 0.5, with its interval; of
+    whole variants also at the threshold chosen on validation, and the AP.
     """
-    wanted = results[results["metric"].str.partition("@")[0].isin(["iou", "false_area"])]
+    metric = results["metric"].str.partition("@")[0]
+    whole = results["kind"].isin((*FAKE_VARIANTS, *AUTHENTIC_VARIANTS)) & metric.isin(_OVERVIEW_OF_VARIANTS)
+    wanted = results[metric.isin(_OVERVIEW) | whole]
     several = results["model"].nunique() > 1
     rows: list[dict[str, object]] = []
     for (kind, metric), part in wanted.groupby(["kind", "metric"], sort=False):
@@ -234,6 +255,17 @@ def losses_to_everything(comparisons: pd.DataFrame) -> list[str]:
         )
         for model, part in lost.groupby("model", sort=False)
     ]
+
+
+def on_thresholds(images: pd.DataFrame) -> list[str]:
+    """Return what a reader of several methods must know of the score 0.5."""
+    if images.loc[images["method"] != EVERYTHING, "method"].nunique() < 2:
+        return []
+    text = (
+        "at the score 0.5 methods differ by where their scores lie as much as by what they see: a difference in iou "
+        "alone is none between methods; read iou_val (each at its threshold of validation) and ap beside it"
+    )
+    return [text]
 
 
 def with_interval(value: float, low: float, high: float, *, signed: bool = False) -> str:

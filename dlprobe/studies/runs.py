@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from dlprobe.probes import Probe
 
 RUN_NAME = "run.json"
-SCHEMA = {"kind": "dlprobe-run", "version": 2}
-TABLES = ("results", "comparisons", "images", "calibration")
+SCHEMA = {"kind": "dlprobe-run", "version": 3}
+TABLES = ("results", "comparisons", "images", "calibration", "pooled")
 #: Folder, within that of the run to be, of what an interrupted fit goes on from.
 DESK_NAME = ".dlprobe-fit"
 #: Made from a run, and wrong once the run is another.
@@ -52,8 +52,9 @@ class Run:
     record : dict
         Settings, identities, notes and versions.
     tables : dict of str to DataFrame
-        ``results``, ``comparisons``, ``images`` and ``calibration`` (how often what a method's score calls probable is
-        INPAINTED on the tested images: see `dlprobe.metrics.Reliability`).
+        ``results``, ``comparisons``, ``images``, ``calibration`` (how often what a method's score calls probable is
+        INPAINTED on the tested images: see `dlprobe.metrics.Reliability`) and ``pooled`` (scores of all patches of a
+        variant together: see `dlprobe.studies.fitting.scoring.Pooled`).
     """
 
     path: Path

@@ -15,6 +15,7 @@ from dlprobe.metrics import (
     best_f1_thresholds,
     count,
     f1,
+    fit_temperature,
 )
 from dlprobe.metrics.streaming import logit_codes
 
@@ -139,6 +140,46 @@ def test_the_best_threshold_reaches_the_lower_bound():
         reached = count(logits >= threshold, truth)
         assert f1(reached) == pytest.approx(best_f1_bounds(counted).low[0], abs=1e-9)
         assert counted.counts_at(threshold) == [reached]
+
+
+@pytest.mark.parametrize("limit", [0.5, 13.0, 250.0, 65_504.0])
+def test_the_best_threshold_within_limits_reaches_what_no_other_one_beats(limit):
+    for kind in (smooth, saturated, tied, one_bin, huge):
+        logits, truth = kind(np.random.default_rng(7), 3000)
+        logits = np.clip(logits, -1e6, 1e6).astype(np.float32)
+        counted = histogram(logits, truth)
+        threshold = best_f1_thresholds(counted, limit)[0]
+        assert -limit <= threshold <= limit
+        reached = count(logits >= np.float32(threshold), truth)
+        assert counted.counts_at(threshold) == [reached]
+        tried = np.append(np.linspace(-limit, limit, 801), logits[np.abs(logits) <= limit])
+        best = max(f1(count(logits >= np.float32(each), truth)) for each in tried[:: max(1, len(tried) // 400)])
+        coarse = best_f1_bounds(counted).high[0] - best_f1_bounds(counted).low[0]
+        assert best - coarse - 1e-9 <= f1(reached)
+
+
+def test_a_temperature_of_counted_logits_is_that_of_the_logits():
+    rng = np.random.default_rng(9)
+    truth = rng.random(20_000) < 0.3
+    logits = (7 * (rng.normal(size=20_000) + truth) - 3).astype(np.float32)
+    values, labels, counts = histogram(logits, truth).points()
+    assert len(values) < 20_000
+    assert counts.sum() == 20_000
+    assert counts[labels].sum() == truth.sum()
+    assert fit_temperature(values, labels, counts).value == pytest.approx(
+        fit_temperature(logits, truth).value, rel=1e-3
+    )
+    with pytest.raises(MetricError, match="do not belong together"):
+        fit_temperature(values, labels, counts[1:])
+
+
+def test_limits_are_each_heads_own():
+    logits, truth = saturated(np.random.default_rng(8), 2000)
+    counted = LogitHistogram(2)
+    counted.add(np.stack([logits, logits], axis=1), truth)
+    near, far = best_f1_thresholds(counted, [13.0, 65_504.0])
+    assert near <= 13
+    assert far == best_f1_thresholds(histogram(logits, truth))[0]
 
 
 def test_least_logits_of_all_codes_fall_into_their_bin_and_what_precedes_does_not():

@@ -71,6 +71,19 @@ def test_results_are_means_over_sources(tiny_fit):
     assert cell["n_sources"] == 8
 
 
+def test_kinds_of_mask_sizes_stand_beside_marking_everything(tiny_fit):
+    images = tiny_fit.images.query("variant == 'sp' and method == 'dice' and scheme == @SCHEME")
+    assert images["mask_size"].nunique() > 2
+    for size, part in images[images["share"] > 0].groupby("mask_size"):
+        kind = f"sp {size}"
+        rows = tiny_fit.results.query("kind == @kind and metric == 'iou@patch' and method == 'dice'")
+        cell = rows[rows["scheme"] == SCHEME].iloc[0]
+        assert cell["value"] == pytest.approx(part.groupby("source_id")["iou"].mean().mean())
+        assert cell["everything"] == pytest.approx(part.groupby("source_id")["share"].mean().mean())
+        assert kind in set(tiny_fit.comparisons.query("comparison == 'dice - everything'")["kind"])
+    assert set(tiny_fit.images.query("variant == 'real'")["mask_size"]) == {""}
+
+
 def test_comparisons_are_paired_by_source(tiny_fit):
     images = tiny_fit.images.query("variant == 'ae' and method == 'dice'")
     wide = images.pivot_table(index="source_id", columns="scheme", values="false_area")
@@ -211,7 +224,7 @@ def test_pooled_caches_are_mixed_within_an_epoch(tiny_manifest, tiny_backbone, t
 
 
 def test_an_image_without_an_inpainted_patch_has_no_iou_for_any_method():
-    from dlprobe.studies.fitting.scoring import _measures
+    from dlprobe.studies.fitting.scoring.images import _measures
 
     nothing, marked = np.zeros(9, bool), np.arange(9) < 2
     for prediction in (nothing, marked, ~nothing):

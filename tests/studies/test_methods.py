@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
@@ -12,9 +13,11 @@ from dlprobe.cache import open_cache
 from dlprobe.data import label_patches
 from dlprobe.data.labels import CLASSES, THREE_CLASS_SCHEME
 from dlprobe.errors import ProbeError, RegistryError
-from dlprobe.probes import Probe
+from dlprobe.metrics import count, f1
+from dlprobe.probes import Probe, fit_heads
 from dlprobe.probes.heads import OBJECTIVES, THREE_CLASS
 from dlprobe.studies import FitSettings, fit_caches
+from dlprobe.studies.fitting.calibration import score_of
 from dlprobe.studies.fitting.scoring import Column, Stack
 from dlprobe.studies.fitting.settings import BASELINES
 
@@ -104,6 +107,49 @@ def test_one_stack_of_unlike_columns_gives_each_its_own_logit():
     np.testing.assert_allclose(1 / (1 + np.exp(-found[..., 0])), p, rtol=1e-4)
 
 
+@pytest.mark.parametrize("scheme", [SCHEME, THREE_CLASS_SCHEME])
+def test_what_a_card_claims_is_reached_by_the_threshold_on_it(make_cache, quick, tmp_path, scheme):
+    """Also by heads whose logits lie far beyond what float32 scores tell apart, as high rates make them."""
+    cache_path = make_cache(lift=12)
+    rates = (1000.0,) if scheme == SCHEME else (100.0,)
+    settings = replace(quick, learning_rates=rates, schemes=(scheme,), patience=2, epochs=4)
+    found = fit_caches([cache_path], tmp_path / "run", settings=settings)
+    cache = open_cache(cache_path)
+    for fold in range(3):
+        probe = Probe.load(tmp_path / f"run/probes/{MODEL}/folds/dice-{scheme}-{fold}.safetensors")
+        chose = cache.windows["source_id"].isin(probe.card["data"]["val_sources"]).to_numpy()
+        block = cache.read(np.flatnonzero(chose))
+        truth = label_patches(block.coverage, SCHEME)
+        logits = probe.logits(block.embeddings.astype(np.float64))
+        scores = softmax(logits, axis=-1)[..., -1] if scheme == THREE_CLASS_SCHEME else expit(logits[..., 0])
+        marked = scores.astype(np.float32) >= probe.card["threshold"]
+        reached = f1(count(marked[truth >= 0], truth[truth >= 0] == 1))
+        assert reached == pytest.approx(probe.card["metrics"]["validation_best_f1@patch"], abs=1e-12)
+        assert 0 < probe.card["threshold"] < 1
+    settings = found.results["setting"].str.cat()
+    assert ("logits / " in settings) == (scheme == SCHEME)
+
+
+def test_a_map_on_another_scale_marks_the_same_patches_to_the_bit():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(5000, 16)).astype(np.float16)
+    column = Column("dice", SCHEME, 0, 90 * rng.normal(size=16), 7.3, threshold=211.7, setting="lr 100", promised=-40.0)
+    scaled = column.within_scores()
+    assert (scaled.threshold, scaled.divisor, scaled.setting) == (211.7 / 32, 32, "lr 100, logits / 32")
+    before, after = Stack([column])(X), Stack([scaled])(X)
+    np.testing.assert_array_equal(before, 32 * after)
+    for name in ("threshold", "promised"):
+        marked = before >= getattr(column, name)
+        np.testing.assert_array_equal(after >= getattr(scaled, name), marked)
+        np.testing.assert_array_equal(expit(after) >= score_of(getattr(scaled, name)), marked)
+    again = replace(scaled, promised=20.0).within_scores()
+    assert (again.divisor, again.setting) == (128, "lr 100, logits / 128")
+    near = replace(column, threshold=7.9, promised=np.inf)
+    assert near.within_scores() is near
+    classes = replace(column, weights=np.ones((3, 16)))
+    assert classes.within_scores() is classes
+
+
 @pytest.mark.parametrize("fold", [0, 2])
 def test_the_streamed_logistic_regression_is_that_of_scikit_learn_on_all_patches(everything, toy_cache, fold):
     probe = everything.probes[f"{MODEL}/folds/logistic-exact-{FAKE}-{fold}"]
@@ -151,6 +197,63 @@ def test_seeds_resample_and_their_spread_stands_apart(several):
         several.probes[f"{MODEL}/folds/dice-{SCHEME}-0"].weights,
         several.probes[f"{MODEL}/folds/dice-{SCHEME}-0-seed1"].weights,
     )
+
+
+def spied(monkeypatch, spoil=lambda head: head):
+    """Record with which weights of windows heads are fitted; spoil those that are fitted on all groups."""
+    calls = []
+
+    def spy(batches, heads, moments, **options):
+        calls.append(options["window_weights"])
+        fitted = fit_heads(batches, heads, moments, **options)
+        return [spoil(head) for head in fitted] if len(heads[0].train_groups) == 3 else fitted
+
+    monkeypatch.setattr("dlprobe.studies.fitting.methods.heads.fit_heads", spy)
+    return calls
+
+
+@pytest.mark.parametrize("n_folds", [0, 3])
+def test_the_probe_for_new_images_sees_every_window_once_whatever_seeds_draw(
+    toy_cache, quick, tmp_path, monkeypatch, n_folds
+):
+    calls = spied(monkeypatch)
+    settings = replace(quick, n_folds=n_folds, seeds=2)
+    found = fit_caches([toy_cache], tmp_path / "run", settings=settings)
+    assert calls == ["poisson", "ones"]
+    if n_folds == 0:  # the heads of the fold were fitted on the very groups of the last fit
+        first = found.probes[f"{MODEL}/folds/dice-{SCHEME}-0"]
+        assert not np.array_equal(first.weights, found.probes[f"{MODEL}/dice-{SCHEME}"].weights)
+
+
+def test_a_setting_that_fails_on_all_folds_gives_way_to_the_next_best(toy_cache, quick, tmp_path, monkeypatch):
+    tried = []
+
+    def first_fails(head):
+        tried.append(head.spec.learning_rate)
+        return replace(head, flag="its weights are not finite") if len(tried) == 1 else head
+
+    spied(monkeypatch, first_fails)
+    found = fit_caches([toy_cache], tmp_path / "run", settings=quick)
+    assert sorted(tried) == sorted(quick.learning_rates)
+    setting = found.probes[f"{MODEL}/dice-{SCHEME}"].card["setting"]
+    assert setting.startswith(f"lr {tried[1]:g}")
+    assert any(
+        "has the setting of rank 2; fitted on all folds, the best one failed: its weig" in n for n in found.notes
+    )
+    assert (found.results["flag"] == "").all()
+
+
+def test_a_method_without_a_sound_last_fit_keeps_its_scores_and_is_flagged(toy_cache, quick, tmp_path, monkeypatch):
+    spied(monkeypatch, lambda head: replace(head, flag="its weights are not finite"))
+    settings = replace(quick, baselines=("ridge",))
+    found = fit_caches([toy_cache], tmp_path / "run", settings=settings)
+    rows = found.results.query("method == 'dice'")
+    expected = "no probe for new images: its weights are not finite; lower the learning rates"
+    assert (rows["flag"] == expected).all()
+    assert rows.query("kind == 'sp' and metric == 'iou@patch'")["value"].notna().all()
+    assert (found.results.query("method == 'ridge'")["flag"] == "").all()
+    assert f"{MODEL}/dice-{SCHEME}" not in found.probes
+    assert {f"{MODEL}/folds/dice-{SCHEME}-0", f"{MODEL}/ridge-{SCHEME}"} <= found.probes.keys()
 
 
 def test_heads_of_one_layer_see_no_other(several):
@@ -228,3 +331,16 @@ def test_tables_are_written_in_four_forms_with_what_determined_them(everything):
         assert tex.startswith(r"\begin{tabular}")
         assert "\\_" in tex.split(r"\bottomrule")[0]
         assert "% settings: {" in tex
+
+
+def test_methods_are_compared_at_their_own_thresholds_too(everything):
+    rows = everything.comparisons.query("comparison == 'dice - ridge' and kind == 'sp'").set_index("metric")
+    assert list(rows.index) == ["iou@patch", "iou_val@patch", "ap@patch"]
+    wide = everything.images.query("variant == 'sp' and scheme == @FAKE").pivot_table(
+        index="source_id", columns="method", values="iou_val"
+    )
+    assert rows.loc["iou_val@patch", "difference"] == pytest.approx((wide["dice"] - wide["ridge"]).mean())
+    assert any("a difference in iou alone is none between methods; read iou_val" in note for note in everything.notes)
+    shown = everything.summary().query("kind == 'sp'")["metric"].tolist()
+    assert shown == ["iou@patch", "ap@patch", "iou_val@patch"]
+    assert "iou_val@patch" in (everything.out / "results.md").read_text()

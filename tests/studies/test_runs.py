@@ -101,7 +101,7 @@ def test_a_fit_that_fails_leaves_the_run_before_as_it_was(toy_cache, make_cache,
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"variants": ("real", "ae")}, "no patch is inpainted"), ({"sources": 1}, "nested folds need at least 3")],
+    [({"variants": ("real", "ae")}, "no patch is inpainted"), ({"sources": 1}, "there is one source")],
 )
 def test_a_cache_that_cannot_be_fitted_is_one_clear_line(make_cache, quick, tmp_path, options, words):
     with pytest.raises(DataError, match=words) as caught:

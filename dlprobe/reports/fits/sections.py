@@ -25,6 +25,13 @@ _CALIBRATION = (
     "Heads under Dice are not taught probabilities: compare the curves before a score is read as one.",
     "The calibration error is the mean distance from that line, weighted by patches.",
 )
+_POOLED = (
+    "Every patch of the tested images counts once, so that large regions count more than small ones; no intervals.",
+    "At the score 0.5 and (suffix _val) at the threshold chosen on validation.",
+    "AUC, AP and the best F1 are means over folds and seeds: logits of different probes do not compare.",
+    "The best F1 is an oracle: its threshold was chosen on the tested patches themselves.",
+    "Tempered: with logits divided by the temperature, which was chosen on validation.",
+)
 _MAPPED = {"class": "by provenance class", "source": "by source"}
 
 
@@ -48,6 +55,15 @@ def calibration_section(calibration: pd.DataFrame) -> Iterator[Section]:
     ]
     found = table_section("Calibration", pd.DataFrame(rows), text=list(_CALIBRATION))
     yield Section(found.title, found.header, found.rows, found.text, png_uri(png(axes[0])))
+
+
+def pooled_section(pooled: pd.DataFrame) -> Section:
+    """Return the scores of all patches of a variant together; bounds are left to the file."""
+    bounds = [name for name in pooled.columns if name.endswith(("_low", "_high"))]
+    first = ["model", "method", "scheme", "variant"]
+    table = pooled.drop(columns=[*bounds, "grid"])
+    table = table[[*first, *(name for name in table.columns if name not in first)]]
+    return table_section("All patches of a variant together", table, text=list(_POOLED), folded=True)
 
 
 def _error(bins: pd.DataFrame) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlprobe.plotting import png
 from dlprobe.reports.fits.examples import worst_and_best
-from dlprobe.reports.fits.sections import calibration_section, require_folder, separability_sections
+from dlprobe.reports.fits.sections import calibration_section, pooled_section, require_folder, separability_sections
 from dlprobe.reports.page import Section, png_uri, require_html, shrunk, write_page
 from dlprobe.reports.slider import slider
 from dlprobe.studies import read_run
@@ -117,13 +117,15 @@ def _sections(run: Run) -> list[Section]:
         rows,
         [
             "IoU of INPAINTED patches on fakes (higher is better), falsely marked share on authentic images (lower).",
-            "On the patch grid at score 0.5: mean over sources with its 95 % studentized bootstrap interval.",
+            "On the patch grid, at score 0.5 and (suffix _val) at the threshold chosen on validation.",
+            "Means over sources with their 95 % studentized bootstrap intervals.",
             "The column 'everything' is what marking every patch gets.",
         ],
         png_uri(png(plot_results(results))),
     )
     calibration = calibration_section(run.tables["calibration"])
-    return [scores, _comparisons(run, "Paired comparisons"), *calibration, _other_metrics(results)]
+    pooled = pooled_section(run.tables["pooled"])
+    return [scores, _comparisons(run, "Paired comparisons"), *calibration, pooled, _other_metrics(results)]
 
 
 def _comparisons(run: Run, title: str, notes: Sequence[str] = ()) -> Section:

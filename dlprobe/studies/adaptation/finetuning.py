@@ -21,9 +21,17 @@ from dlprobe.spec import canonical_json, fingerprint
 from dlprobe.studies.fit import slug
 from dlprobe.studies.fitting.calibration import BEST_F1, score_of
 from dlprobe.studies.fitting.methods.heads import row_of
-from dlprobe.studies.fitting.scoring import Calibration, Column, score_images, validate
+from dlprobe.studies.fitting.scoring import Calibration, Column, Pooled, score_images, temperatures, validate
 from dlprobe.studies.fitting.splits import assign, sources_by_part
-from dlprobe.studies.results import compare, losses_to_everything, overview, side_by_side, summarise
+from dlprobe.studies.results import (
+    compare,
+    grid_of,
+    losses_to_everything,
+    overview,
+    side_by_side,
+    summarise,
+    tables_of_models,
+)
 from dlprobe.studies.runs import desk, prepare_run, settings_record, texts_of, write_run
 
 if TYPE_CHECKING:
@@ -78,7 +86,7 @@ class FinetuneResult:
 class _Adapted:
     name: str
     images: pd.DataFrame
-    calibration: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
     probe: Probe
     notes: list[str]
     record: dict[str, Any]
@@ -170,8 +178,12 @@ def _publish(
         "models": {each.name: each.record for each in done},
         "notes": notes,
     }
-    calibration = pd.concat([each.calibration for each in done], ignore_index=True)
-    tables = {"results": results, "comparisons": comparisons, "images": images, "calibration": calibration}
+    tables = {
+        "results": results,
+        "comparisons": comparisons,
+        "images": images,
+        **tables_of_models({each.name: each.tables for each in done}),
+    }
     files = {name: path for each in done if each.weights for name, path in _files(each.weights).items()}
     texts = texts_of(
         {"results": overview(results), "comparisons": side_by_side(comparisons)}, [*notes, f"settings: {text}"]
@@ -206,7 +218,7 @@ def estimate_finetune(
         windows, split = _split_windows(manifest, mine, settings)
         train, val, test = (int((split.groups == group).sum()) for group in range(3))
         steps = windows.steps(split.groups == 0, settings.batch_windows) * settings.epochs
-        embedded = (train + val * settings.epochs + test) / windows_per_s(backbone, backbone.pins.batch_size)
+        embedded = (train + val * (settings.epochs + 1) + test) / windows_per_s(backbone, backbone.pins.batch_size)
         seconds, trainable = seconds_per_step(windows, split.groups == 0, mode, settings)
         rows.append(
             {
@@ -268,11 +280,13 @@ def _adapt(
         weights = _merged(mine, desk, mode)
         windows.backbone = _reloaded(backbone, weights)
     column = replace(_column(settings.head, chosen.weights, chosen.bias), threshold=chosen.epoch.threshold)
-    column = replace(column, setting=f"{mode}, epoch {chosen.epoch.epoch + 1} of {settings.epochs}")
+    column = replace(column, setting=f"{mode}, epoch {chosen.epoch.epoch + 1} of {settings.epochs}").within_scores()
     name = f"{backbone.spec.backbone} {mode}"
-    calibration = Calibration()
-    images = score_images(windows, split, [column], calibration=calibration).assign(model=name)
-    calibrated = calibration.frame().assign(model=name)
+    [temperature] = temperatures(windows, split, [column])
+    column = replace(column, temperature=temperature)
+    calibration, pooled = Calibration(), Pooled()
+    images = score_images(windows, split, [column], tallies=(calibration, pooled)).assign(model=name)
+    tables = {"calibration": calibration.frame(), "pooled": pooled.frame().assign(grid=grid_of(images))}
     final = None if weights is None else target / WEIGHTS_FOLDER / weights.name
     probe = _probe(windows, split, settings, column, chosen=chosen, mode=mode, weights=final, start=backbone)
     record = {
@@ -287,7 +301,7 @@ def _adapt(
         "caches": [],
     }
     return _Adapted(
-        name, images, calibrated, probe, _notes(split, chosen, settings), record, weights, dict(windows.rejects)
+        name, images, tables, probe, _notes(split, chosen, settings), record, weights, dict(windows.rejects)
     )
 
 
@@ -364,7 +378,7 @@ def _probe(
         adapted_from={"weights": start.weights, "model_fingerprint": start.spec.fingerprint},
         weights=start.weights if weights is None else str(weights),
     )
-    return Probe(chosen.weights[None], np.array([chosen.bias]), card)
+    return Probe(column.weights[None], np.atleast_1d(np.asarray(column.bias)), card)
 
 
 def _notes(split: Assignment, chosen: Chosen, settings: FinetuneSettings) -> list[str]:

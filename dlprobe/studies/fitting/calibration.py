@@ -20,6 +20,7 @@ from dlprobe.metrics import (
     worst_by_source,
 )
 from dlprobe.studies.fitting.scoring import FLAGGED_SHARE, LOGIT_LIMIT, Stack, clean, images_of, require_numbers
+from dlprobe.studies.fitting.scoring.columns import FARTHEST_LOGIT
 from dlprobe.studies.fitting.splits import CALIBRATION
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
 BEST_F1 = "best-f1"
 IMAGE_FPR = "image-fpr"
 AREA = "area"
+#: Of the logits beyond the limit, which a map has that will be scaled.
+_FAR = np.geomspace(LOGIT_LIMIT, FARTHEST_LOGIT, 101)[1:]
 #: Logits at which false area is controlled, fixed before any area is looked at; the last one marks nothing.
-LEVELS = np.concatenate([np.linspace(-LOGIT_LIMIT, LOGIT_LIMIT, 1041), [65504.0]])
+LEVELS = np.concatenate([-_FAR[::-1], np.linspace(-LOGIT_LIMIT, LOGIT_LIMIT, 1041), _FAR])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +133,18 @@ def calibrate(
             require_numbers(logits, image.embeddings, pool, np.array(image.windows))
             values.append(measure(logits[known]))
     table = np.stack(values)
-    return [_keep(policy, worst_by_source(table[:, i], sources)) for i in range(len(columns))]
+    return [
+        _keep(policy, worst_by_source(table[:, i], sources), column.farthest_threshold)
+        for i, column in enumerate(columns)
+    ]
 
 
-def _keep(policy: ThresholdPolicy, worst: NDArray[np.float64]) -> Guarantee:
+def _keep(policy: ThresholdPolicy, worst: NDArray[np.float64], farthest: float) -> Guarantee:
     if policy.kind == IMAGE_FPR:
         found = conformal_image_threshold(worst, policy.alpha)
     else:
         found = risk_controlled_threshold(worst, LEVELS, policy.alpha)
-    return found._replace(threshold=inf) if found.threshold > LOGIT_LIMIT else found
+    return found._replace(threshold=inf) if found.threshold >= farthest else found
 
 
 def _image_scores(logits: NDArray[np.float32]) -> NDArray[np.float64]:

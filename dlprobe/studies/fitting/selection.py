@@ -12,7 +12,7 @@ from dlprobe.errors import ProbeError
 from dlprobe.studies.fitting.methods.heads import HeadGrid
 from dlprobe.studies.fitting.methods.sampled import Nearest, Sample, SampledLogistic, SampledSgd
 from dlprobe.studies.fitting.methods.streamed import ExactLogistic, Gathered, Lda, Ridge
-from dlprobe.studies.fitting.scoring import validate
+from dlprobe.studies.fitting.scoring import temperatures, validate
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dlprobe.studies.fitting.methods.base import Method, Row, Task
     from dlprobe.studies.fitting.scoring import Column
 
+#: Settings of a row that are fitted on all groups, one after another, until one is sound.
+FINAL_ATTEMPTS = 3
 #: Scores of a row: of each cell, by fold and seed.
 Scores = dict["Hashable", dict[tuple[int, int], "Column"]]
 
@@ -37,6 +39,8 @@ class Selection:
         best over the folds' validation groups; its threshold is the median of the folds', its fold -1.
     flags : dict
         Of (method, scheme): why it has no scores.
+    remarks : dict
+        Of (method, scheme): what is wrong with it although it has scores.
     notes : list of str
         Edges of the grid, flagged heads.
     """
@@ -44,6 +48,7 @@ class Selection:
     tested: list[Column] = field(default_factory=list)
     final: list[Column] = field(default_factory=list)
     flags: dict[Row, str] = field(default_factory=dict)
+    remarks: dict[Row, list[str]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
 
 
@@ -76,36 +81,60 @@ def select(task: Task) -> Selection:
         (name, scheme), reason = next(iter(found.flags.items()))
         msg = f"nothing can be fitted; {name} under {scheme}: {reason}"
         raise ProbeError(msg)
+    divisors = temperatures(task.pool, task.assignment, found.tested)
+    tested = [replace(column, temperature=each) for column, each in zip(found.tested, divisors, strict=True)]
     found.notes.extend(f"{name} {scheme} is out: {reason}" for (name, scheme), reason in found.flags.items())
-    return found
+    found.notes.extend(f"{' '.join(row)}: {text}" for row, texts in found.remarks.items() for text in texts)
+    return replace(found, tested=tested)
 
 
 def _select(task: Task, method: Method, found: Selection) -> None:
     offered = method.candidates()
     found.notes.extend(offered.notes)
-    columns = [
-        column
-        for column in offered.columns
-        if (column.method, column.scheme) not in _lacking(task, offered.flags, offered.columns)
-    ]
+    lacking = _lacking(task, offered.flags, offered.columns)
+    columns = [column for column in offered.columns if (column.method, column.scheme) not in lacking]
     verdicts = validate(task.pool, task.assignment, columns)
     judged = [replace(c, threshold=v.threshold, f1=v.f1) for c, v in zip(columns, verdicts, strict=True)]
     rows: dict[Row, Scores] = defaultdict(dict)
     for column in judged:
         rows[column.method, column.scheme].setdefault(column.cell, {})[column.fold, column.seed] = column
     found.flags.update({row: flag for row, flag in offered.flags.items() if row not in rows})
-    overall: dict[Row, Hashable] = {}
+    ranked: dict[Row, list[Hashable]] = {}
     for row, scores in rows.items():
         fits = sorted({key for by_fit in scores.values() for key in by_fit})
         winners = [max((by[key] for by in scores.values() if key in by), key=_f1) for key in fits]
-        found.tested.extend(winners)
+        found.tested.extend(column.within_scores() for column in winners)
         found.notes.extend(_edges(method, row, winners))
+        found.remarks[row].extend(_remarks(winners))
         whole = {cell: by for cell, by in scores.items() if len(by) == len(fits)}
         if not whole:
-            found.notes.append(f"{' '.join(row)}: no setting could be fitted on every fold; no probe for new images")
-            continue
-        overall[row] = max(whole, key=lambda cell: sum(_f1(column) for column in whole[cell].values()))
-    found.final.extend(_judged_by_folds(column, rows) for column in method.final(overall))
+            found.remarks[row].append("no probe for new images: no setting could be fitted on every fold")
+        ranked[row] = sorted(whole, key=lambda cell: -sum(_f1(column) for column in whole[cell].values()))
+    _fit_for_new_images(method, rows, ranked, found)
+
+
+def _fit_for_new_images(
+    method: Method, rows: Mapping[Row, Scores], ranked: Mapping[Row, Sequence[Hashable]], found: Selection
+) -> None:
+    """Fit each row's best setting on all groups, or where that fails one of the next best."""
+    failed: dict[Row, list[str]] = defaultdict(list)
+    for attempt in range(FINAL_ATTEMPTS):
+        wanted = {row: cells[attempt] for row, cells in ranked.items() if len(failed[row]) == attempt < len(cells)}
+        made = method.final(wanted)
+        found.final.extend(_judged_by_folds(column, rows).within_scores() for column in made.columns)
+        for row, reason in made.flags.items():
+            failed[row].append(reason)
+        if not made.flags:
+            break
+    there = {(column.method, column.scheme) for column in found.final}
+    for row, reasons in failed.items():
+        if reasons and row in there:
+            found.notes.append(
+                f"{' '.join(row)}: the probe for new images has the setting of rank {len(reasons) + 1}; fitted on all "
+                f"folds, the best one failed: {reasons[0]}"
+            )
+        elif reasons:
+            found.remarks[row].append(f"no probe for new images: {reasons[0]}")
 
 
 def _lacking(task: Task, flags: Mapping[Row, str], columns: Sequence[Column]) -> set[Row]:
@@ -126,6 +155,12 @@ def _judged_by_folds(column: Column, rows: Mapping[Row, Scores]) -> Column:
 
 def _f1(column: Column) -> float:
     return -1.0 if np.isnan(column.f1) else column.f1
+
+
+def _remarks(winners: Sequence[Column]) -> list[str]:
+    """Say in how many fits something is wrong with the chosen column."""
+    said = Counter(winner.remark for winner in winners if winner.remark)
+    return [f"{text} in {n} of {len(winners)} fits" for text, n in said.items()]
 
 
 def _edges(method: Method, row: Row, winners: Sequence[Column]) -> list[str]:

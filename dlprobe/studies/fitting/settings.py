@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -84,7 +86,7 @@ class FitSettings:
     seeds: int = 1
     baselines: tuple[str, ...] = ("logistic", "ridge", "lda")
     baseline_patches: int = 20_000
-    baseline_c: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    baseline_c: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     threshold_policy: str = "best-f1"
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
@@ -94,6 +96,14 @@ class FitSettings:
         for scheme in self.schemes:
             SCHEMES[scheme]  # raises with the nearest names
         parse_policy(self.threshold_policy)
+        self._require_choices()
+        self._require_numbers()
+        if THREE_CLASS_SCHEME in self.schemes and not set(self.objectives) & set(THREE_CLASS_OBJECTIVES):
+            choice = " or ".join(THREE_CLASS_OBJECTIVES)
+            msg = f"three classes cannot be learned by {', '.join(self.objectives)}; add the objective {choice}"
+            raise ProbeError(msg)
+
+    def _require_choices(self) -> None:
         _require_names("objective", self.objectives, OBJECTIVES)
         _require_names("baseline", self.baselines, BASELINES)
         for name, choices in _CHOICES.items():
@@ -103,14 +113,24 @@ class FitSettings:
             if not values or len(set(values)) != len(values):
                 msg = f"{name} are {list(values)}; give at least one, and each once"
                 raise ProbeError(msg)
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            msg = f"no device {self.device!r}; write cpu, cuda or cuda:N"
+            raise ProbeError(msg)
+
+    def _require_numbers(self) -> None:
+        for name in ("learning_rates", "positive_weights", "baseline_c", "weight_decays"):
+            for value in getattr(self, name):
+                if not math.isfinite(value) or value < 0 or (value == 0 and name != "weight_decays"):
+                    least = "0 or more" if name == "weight_decays" else "above 0"
+                    msg = f"{name} holds {value:g}; each must be a number {least}"
+                    raise ProbeError(msg)
         for name in ("epochs", "batch_windows", "seeds", "baseline_patches", "patience", "train_sources"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 msg = f"{name} is {value}; it must be at least 1"
                 raise ProbeError(msg)
-        if THREE_CLASS_SCHEME in self.schemes and not set(self.objectives) & set(THREE_CLASS_OBJECTIVES):
-            choice = " or ".join(THREE_CLASS_OBJECTIVES)
-            msg = f"three classes cannot be learned by {', '.join(self.objectives)}; add the objective {choice}"
+        if self.seed < 0:
+            msg = f"seed is {self.seed}; it must be 0 or more"
             raise ProbeError(msg)
 
     @property

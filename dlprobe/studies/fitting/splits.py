@@ -178,6 +178,8 @@ def _dealt(
             raise DataError(msg)
         found = _held_out_set(frame, sources, held, test[kept], seed)
     else:
+        if not named:
+            _require_two_groups(frame, sources)
         if n_folds is None:
             many = sources.nunique() >= FOLDS_BELOW_GROUPS
             n_folds = 0 if named or many else min(DEFAULT_FOLDS, int(sources.nunique()))
@@ -185,6 +187,18 @@ def _dealt(
     groups = np.full(len(windows), UNUSED, np.int64)
     groups[kept] = found.groups
     return replace(found, groups=groups)
+
+
+def _require_two_groups(frame: pd.DataFrame, sources: pd.Series) -> None:
+    if sources.nunique() > 1:
+        return
+    names = sorted(frame["source_id"].unique())
+    if len(names) < 2:
+        what = f"there is one source, {names[0]}," if names else "there is no source"
+    else:
+        what = f"all {len(names)} sources are joined by donors of pasted content (first: {names[0]}),"
+    msg = f"{what} and one part would train, choose and be tested: add photographs, at least 3 with images of their own"
+    raise DataError(msg)
 
 
 def _set_apart(

@@ -13,7 +13,7 @@ from dlprobe.publish import publish
 from dlprobe.spec import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dlprobe.studies.fitting.settings import FitSettings
     from dlprobe.studies.fitting.splits import Assignment
 
+#: Of the files of what is already fitted.
+_FORM = 2
 #: Method and scheme: what has a row in the table.
 Row = tuple[str, str]
 
@@ -59,14 +61,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """What a method offers.
+    """What a method offers, for the folds or for new images.
 
     Attributes
     ----------
     columns : list of Column
-        For each fold several, told apart by their `cell`.
+        For each fold several, told apart by their `cell`; for new images one a row, of fold -1.
     flags : dict
-        Why a row has no candidate in some fold.
+        Why a row has no candidate in some fold, or none for new images.
     notes : list of str
         What a reader must know.
     """
@@ -83,8 +85,8 @@ class Method(Protocol):
         """Fit every setting on the training groups of each fold."""
         ...
 
-    def final(self, chosen: Mapping[Row, Hashable]) -> list[Column]:
-        """Fit the chosen cell of each row on all groups of `Assignment.final`; their fold is -1."""
+    def final(self, chosen: Mapping[Row, Hashable]) -> Candidates:
+        """Fit the chosen cell of each row on all groups of `Assignment.final`; a row without a sound fit is flagged."""
         ...
 
     def edges(self, cell: Hashable) -> list[str]:
@@ -93,13 +95,23 @@ class Method(Protocol):
 
 
 class Solution(NamedTuple):
-    """One fitted setting of a baseline: its cell, its text, and a map on raw embeddings."""
+    """One fitted setting of a baseline: its cell, its text, a map on raw embeddings, and what is wrong with it."""
 
     cell: float
     setting: str
     weights: NDArray[np.float64]
     bias: float
     nearest: NearestPatches | None = None
+    remark: str = ""
+
+
+def edge_of_path(name: str, value: float, path: Iterable[float]) -> list[str]:
+    """Say if a value is the smallest or largest of three or more that were tried: a better one may lie outside."""
+    values = sorted(set(path))
+    if len(values) < 3 or value not in (values[0], values[-1]):
+        return []
+    side = "smallest" if value == values[0] else "largest"
+    return [f"{name} {value:g} is the {side} of the grid ({values[0]:g} to {values[-1]:g}); widen it"]
 
 
 class Baseline(ABC):
@@ -127,27 +139,32 @@ class Baseline(ABC):
         """The settings to choose from."""
 
     def candidates(self) -> Candidates:
-        """Fit every setting on every fold; a scheme that cannot be fitted is flagged."""
+        """Fit every setting on every fold, all schemes of a fold together; one that cannot be fitted is flagged."""
         found = Candidates()
-        for scheme in self.task.settings.binary_schemes:
-            try:
-                for fold, train in enumerate(self.task.trains):
+        for fold, train in enumerate(self.task.trains):
+            for scheme in self.task.settings.binary_schemes:
+                if (self.name, scheme) in found.flags:
+                    continue
+                try:
                     found.columns.extend(self._columns(scheme, fold, train, self.grid))
-            except (ProbeError, MetricError) as error:
-                found.flags[self.name, scheme] = str(error)
+                except (ProbeError, MetricError) as error:
+                    found.flags[self.name, scheme] = str(error)
         return found
 
-    def final(self, chosen: Mapping[Row, Hashable]) -> list[Column]:
+    def final(self, chosen: Mapping[Row, Hashable]) -> Candidates:
         """Fit the chosen settings on all groups."""
         groups = self.task.assignment.final
-        found: list[Column] = []
-        for (_, scheme), cell in chosen.items():
-            made = self._columns(scheme, -1, groups, self.grid if groups in self.task.trains else (_number(cell),))
-            found += [column for column in made if column.cell == cell]
+        found = Candidates()
+        for (name, scheme), cell in chosen.items():
+            cells = self.grid if groups in self.task.trains else (number_of(cell),)
+            try:
+                found.columns.extend(c for c in self._columns(scheme, -1, groups, cells) if c.cell == cell)
+            except (ProbeError, MetricError) as error:
+                found.flags[name, scheme] = str(error)
         return found
 
     def edges(self, cell: Hashable) -> list[str]:
-        """Nothing: the path of penalties is wide."""
+        """Nothing, unless the settings are the user's to widen."""
         del cell
         return []
 
@@ -155,12 +172,7 @@ class Baseline(ABC):
         from dlprobe.studies.fitting.scoring import Column
 
         blank = Column(self.name, scheme, fold, np.empty(0), 0.0, objective=self.objective, seed=self._seed)
-        return [
-            replace(
-                blank, cell=each.cell, setting=each.setting, weights=each.weights, bias=each.bias, nearest=each.nearest
-            )
-            for each in self._kept(scheme, train, cells)
-        ]
+        return [replace(blank, **each._asdict()) for each in self._kept(scheme, train, cells)]
 
     @property
     def _seed(self) -> int:
@@ -170,7 +182,9 @@ class Baseline(ABC):
         """Return what an interrupted run has already fitted, else fit it and keep it."""
         if self.task.desk is None:
             return self.fit(scheme, train, cells)
-        key = fingerprint({"method": self.name, "scheme": scheme, "train": list(train), "cells": list(cells)})
+        key = fingerprint(
+            {"form": _FORM, "method": self.name, "scheme": scheme, "train": list(train), "cells": list(cells)}
+        )
         path = self.task.desk / f"{self.name}-{key[:16]}.npz"
         if path.is_file():
             return _read(path)
@@ -181,7 +195,8 @@ class Baseline(ABC):
         return found
 
 
-def _number(cell: Hashable) -> float:
+def number_of(cell: Hashable) -> float:
+    """Return the setting of a baseline; raise `ProbeError` if it is that of something else."""
     if not isinstance(cell, float):
         msg = f"the setting of a baseline is {cell!r}; it must be a number"
         raise ProbeError(msg)
@@ -194,10 +209,14 @@ def _arrays(solutions: Sequence[Solution]) -> dict[str, Any]:
         "settings": np.array([each.setting for each in solutions]),
         "weights": np.stack([each.weights for each in solutions]),
         "biases": np.array([each.bias for each in solutions]),
+        "remarks": np.array([each.remark for each in solutions]),
     }
 
 
 def _read(path: Path) -> list[Solution]:
     with np.load(path, allow_pickle=False) as kept:
-        rows = zip(kept["cells"], kept["settings"], kept["weights"], kept["biases"], strict=True)
-        return [Solution(float(cell), str(text), weights, float(bias)) for cell, text, weights, bias in rows]
+        rows = zip(*(kept[name] for name in ("cells", "settings", "weights", "biases", "remarks")), strict=True)
+        return [
+            Solution(float(cell), str(text), weights, float(bias), remark=str(remark))
+            for cell, text, weights, bias, remark in rows
+        ]

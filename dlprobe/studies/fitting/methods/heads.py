@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlprobe.cache.stream import epoch_seed
 from dlprobe.data.labels import THREE_CLASS_SCHEME
-from dlprobe.errors import ProbeError
 from dlprobe.probes import HeadSpec, default_grid, edge_of_grid, fit_heads
 from dlprobe.probes.heads import THREE_CLASS_OBJECTIVES
-from dlprobe.studies.fitting.methods.base import Candidates
+from dlprobe.spec import fingerprint
+from dlprobe.studies.fitting.methods.base import Candidates, edge_of_path
 from dlprobe.studies.fitting.pool import minibatches, steps_per_epoch
 from dlprobe.studies.fitting.scoring import Column, validate
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from dlprobe.probes import FittedHead, HeadBatch
+    from dlprobe.probes.multihead.batches import WindowWeights
     from dlprobe.studies.fitting.methods.base import Row, Task
 
 #: Below so many steps a head is as likely unfinished as unable.
@@ -48,7 +49,8 @@ class HeadGrid:
         settings = self.task.settings
         heads = self._grid(dict.fromkeys(self.task.trains), range(settings.seed, settings.seed + settings.seeds))
         watch = None if settings.patience is None else self._validation_f1
-        self.fitted = self._fit(heads, "heads", watch, settings.patience)
+        weights: WindowWeights = "ones" if settings.seeds == 1 else "poisson"
+        self.fitted = self._fit(heads, "heads", watch, settings.patience, weights)
         found = Candidates(notes=self._notes())
         for head in self.fitted:
             if head.flag:
@@ -57,26 +59,34 @@ class HeadGrid:
                 found.columns.extend(self._column(head, fold) for fold in self._folds_of(head.spec))
         return found
 
-    def final(self, chosen: Mapping[Row, Hashable]) -> list[Column]:
-        """Fit the chosen cells on all groups, for as many epochs as were best in the median of the folds."""
+    def final(self, chosen: Mapping[Row, Hashable]) -> Candidates:
+        """Fit the chosen cells on all groups, for as many epochs as were best in the median of the folds.
+
+        Every window counts once, also where seeds drew weights of windows: no seed is compared any more.
+        """
         task = self.task
         wanted = {cell: self._best_epoch(cell) for cell in chosen.values() if isinstance(cell, HeadSpec)}
         specs = [replace(cell, train_groups=task.assignment.final, seed=task.settings.seed) for cell in wanted]
-        done = {head.spec: head for head in self.fitted}
+        done = {head.spec: head for head in self.fitted} if task.settings.seeds == 1 else {}
         if all(spec in done for spec in specs):
             heads = [done[spec] for spec in specs]
         else:
+            name = f"final-{fingerprint({'heads': [asdict(spec) for spec in specs]})[:16]}"
             heads = self._fit(
-                specs, "final", lambda epoch, now: [_until(epoch, wanted[cell_of(h.spec)]) for h in now], 1
+                specs, name, lambda epoch, now: [_until(epoch, wanted[cell_of(h.spec)]) for h in now], 1, "ones"
             )
-        if flagged := [head for head in heads if head.flag]:
-            msg = f"the probe for new images cannot be fitted: {flagged[0].flag}; lower the learning rates"
-            raise ProbeError(msg)
-        return [self._column(head, -1) for head in heads]
+        return Candidates(
+            [self._column(head, -1) for head in heads if not head.flag],
+            {row_of(head.spec): f"{head.flag}; lower the learning rates" for head in heads if head.flag},
+        )
 
     def edges(self, cell: Hashable) -> list[str]:
         """Say in which settings a cell lies at the edge of the grid."""
-        return edge_of_grid(cell, [head.spec for head in self.fitted]) if isinstance(cell, HeadSpec) else []
+        if not isinstance(cell, HeadSpec):
+            return []
+        grid = [head.spec for head in self.fitted]
+        tried = () if cell.scheme == THREE_CLASS_SCHEME else self.task.settings.positive_weights
+        return edge_of_grid(cell, grid) + edge_of_path("positive_weight", cell.positive_weight, tried)
 
     def _grid(self, trains: Iterable[Sequence[int]], seeds: Sequence[int]) -> list[HeadSpec]:
         settings, found = self.task.settings, list[HeadSpec]()
@@ -101,6 +111,7 @@ class HeadGrid:
         name: str,
         watch: Callable[[int, Sequence[FittedHead]], list[float]] | None,
         patience: int | None,
+        window_weights: WindowWeights,
     ) -> list[FittedHead]:
         task, settings = self.task, self.task.settings
         selected = np.isin(task.assignment.groups, sorted({group for head in heads for group in head.train_groups}))
@@ -118,7 +129,7 @@ class HeadGrid:
             steps_per_epoch=steps_per_epoch(task.pool, selected, settings.batch_windows),
             precision=settings.precision,
             device=settings.device,
-            window_weights="ones" if settings.seeds == 1 else "poisson",
+            window_weights=window_weights,
             layers=self._layers(),
             watch=watch,
             patience=patience,

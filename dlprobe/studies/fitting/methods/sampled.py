@@ -9,7 +9,7 @@ import numpy as np
 
 from dlprobe.data import label_patches
 from dlprobe.probes import fit_logistic, fit_nearest, fit_sgd
-from dlprobe.studies.fitting.methods.base import Baseline, Solution
+from dlprobe.studies.fitting.methods.base import Baseline, Candidates, Solution, edge_of_path, number_of
 from dlprobe.studies.fitting.pool import sample_patches
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dlprobe.probes import LogisticFit
     from dlprobe.studies.fitting.methods.base import Row, Task
     from dlprobe.studies.fitting.pool import PooledBlock
-    from dlprobe.studies.fitting.scoring import Column
 
 #: Windows from which patches are drawn, at most: random reads cost more than the fit.
 SAMPLE_WINDOWS = 4000
@@ -72,6 +71,10 @@ class SampledLogistic(Baseline):
         """Inverse penalties."""
         return tuple(sorted(map(float, self.task.settings.baseline_c)))
 
+    def edges(self, cell: Hashable) -> list[str]:
+        """Say if a C lies at the edge of what was tried."""
+        return edge_of_path("C", number_of(cell), self.grid)
+
     def fit(self, scheme: str, train: tuple[int, ...], cells: Sequence[float]) -> list[Solution]:
         """Fit every C."""
         X, y = self.sample.of(scheme, train)
@@ -116,7 +119,7 @@ class Nearest(Baseline):
             found.append(Solution(k, f"k {k:g}, {made.n_patches} patches", np.empty(0), 0.0, made))
         return found
 
-    def final(self, chosen: Mapping[Row, Hashable]) -> list[Column]:
+    def final(self, chosen: Mapping[Row, Hashable]) -> Candidates:
         """Nothing: there is no map to save."""
         del chosen
-        return []
+        return Candidates()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlprobe.data import label_patches
 from dlprobe.probes.exact import Rows, SecondMoments, lda_path, ridge_path, stream_logistic
-from dlprobe.studies.fitting.methods.base import Baseline, Solution
+from dlprobe.probes.exact.second_moments import MAX_GROUPS
+from dlprobe.studies.fitting.methods.base import Baseline, Solution, edge_of_path, number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from dlprobe.probes.exact import ClassMoments, LogisticSolution
     from dlprobe.studies.fitting.methods.base import Task
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 _ROWS_WINDOWS = 8
 #: Ridge's penalties as shares of the number of patches, on standardised embeddings.
 RIDGE_SHARES = tuple(np.geomspace(1e-8, 10, 19).tolist())
+#: Remark on a fit whose weights only the penalty bounds.
+SEPARABLE = "the training patches are separable"
 LDA_SHRINKAGES = (0.0, 1e-3, 1e-2, 1e-1)
 
 
@@ -34,6 +38,10 @@ class ExactLogistic(Baseline):
     def grid(self) -> tuple[float, ...]:
         """Inverse penalties, rising: each solution starts from the one before."""
         return tuple(sorted(map(float, self.task.settings.baseline_c)))
+
+    def edges(self, cell: Hashable) -> list[str]:
+        """Say if a C lies at the edge of what was tried."""
+        return edge_of_path("C", number_of(cell), self.grid)
 
     def fit(self, scheme: str, train: tuple[int, ...], cells: Sequence[float]) -> list[Solution]:
         """Solve for every C, in units of the standardised embeddings of these groups."""
@@ -58,12 +66,17 @@ class ExactLogistic(Baseline):
             weights = last.weights * inverse
             text = f"C {C:g}, {last.total_weight:.0f} patches"
             text += (", separable" if last.separable else "") + ("" if last.converged else ", not converged")
-            found.append(Solution(C, text, weights, float(last.bias - weights @ mean.astype(np.float64))))
+            bias = float(last.bias - weights @ mean.astype(np.float64))
+            found.append(Solution(C, text, weights, bias, remark=SEPARABLE if last.separable else ""))
         return found
 
 
 class Gathered:
-    """Second moments of all training groups and schemes, gathered once for all that need them.
+    """Second moments of the training groups of all folds, and of all schemes, for all that need them.
+
+    Groups that are together in or out of every training part share their sums, so that many sources take no more room
+    than the patterns in which folds use them, and leaving a fold out costs a subtraction. Where even these are too
+    many, each training part is streamed for itself, and only the last one is kept.
 
     Parameters
     ----------
@@ -72,25 +85,43 @@ class Gathered:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._groups = sorted({g for train in (*task.trains, task.assignment.final) for g in train})
-
-    @cached_property
-    def _moments(self) -> SecondMoments:
-        task = self._task
-        schemes = task.settings.binary_schemes
-        origin = task.moments.standardisation(self._groups).mean
-        moments = SecondMoments(origin, len(self._groups), schemes)
-        selected = np.isin(task.assignment.groups, self._groups)
-        for block in task.pool.blocks(selected):
-            n, width = len(block.windows), block.embeddings.shape[-1]
-            targets = {name: label_patches(block.coverage, name).reshape(n, -1) for name in schemes}
-            groups = np.searchsorted(self._groups, task.assignment.groups[block.windows])
-            moments.add(block.embeddings.reshape(n, -1, width), targets, groups)
-        return moments
+        self._patterns = _patterns([*task.trains, task.assignment.final])
+        self._part: tuple[tuple[int, ...], SecondMoments] | None = None
 
     def of(self, scheme: str, train: tuple[int, ...]) -> ClassMoments:
         """Return the moments of a scheme's classes over some groups; raise `ProbeError` if one is missing."""
-        return self._moments.of(scheme, [self._groups.index(group) for group in train])
+        if max(self._patterns.values()) < MAX_GROUPS:
+            return self._together.of(scheme, sorted({self._patterns[group] for group in train}))
+        if self._part is None or self._part[0] != train:
+            self._part = train, self._stream(dict.fromkeys(train, 0))
+        return self._part[1].of(scheme, [0])
+
+    @cached_property
+    def _together(self) -> SecondMoments:
+        return self._stream(self._patterns)
+
+    def _stream(self, number: Mapping[int, int]) -> SecondMoments:
+        """Return the moments of groups under their numbers."""
+        task = self._task
+        schemes = task.settings.binary_schemes
+        groups = sorted(number)
+        origin = task.moments.standardisation(groups).mean
+        moments = SecondMoments(origin, max(number.values()) + 1, schemes)
+        numbers = np.array([number[group] for group in groups])
+        for block in task.pool.blocks(np.isin(task.assignment.groups, groups)):
+            n, width = len(block.windows), block.embeddings.shape[-1]
+            targets = {name: label_patches(block.coverage, name).reshape(n, -1) for name in schemes}
+            places = np.searchsorted(groups, task.assignment.groups[block.windows])
+            moments.add(block.embeddings.reshape(n, -1, width), targets, numbers[places])
+        return moments
+
+
+def _patterns(trains: Sequence[tuple[int, ...]]) -> dict[int, int]:
+    """Return for each group the number of its pattern: which training parts it is in."""
+    members = [set(train) for train in trains]
+    patterns = {group: tuple(group in each for each in members) for group in sorted(set(chain.from_iterable(trains)))}
+    number = {pattern: i for i, pattern in enumerate(dict.fromkeys(patterns.values()))}
+    return {group: number[pattern] for group, pattern in patterns.items()}
 
 
 class _FromMoments(Baseline):

@@ -31,6 +31,8 @@ from dlprobe.backbones.engines.batching import find_batch_size
 from dlprobe.data import Manifest
 from dlprobe.doctor.rates import gemm_rates
 from dlprobe.extraction import extract
+from dlprobe.extraction.estimating import windows_per_s
+from dlprobe.extraction.planning import MOST_BLOCK_WINDOWS
 from dlprobe.extras import has
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def main() -> None:
     execution = {"engine": given.engine, "precision": given.precision, "compiled": given.compile}
     backbone: Any = load_backbone(given.backbone, **common, **execution, batch_size=given.batch_size)
     if backbone.automatic_batch:
-        backbone = backbone.with_batch_size(find_batch_size(backbone))
+        backbone = backbone.with_batch_size(find_batch_size(backbone, windows_per_s, block_windows=MOST_BLOCK_WINDOWS))
     exact: Any = load_backbone(given.backbone, **common, precision="float32")
     side, pins = backbone.spec.window_px, backbone.pins
     noise = np.random.default_rng(0).integers(0, 256, (min(pins.batch_size, given.windows), side, side, 3), np.uint8)

@@ -152,11 +152,31 @@ def _taken(
 
 
 def _start(backbone: Backbone, block: BlockWork, batch: list[int]) -> Callable[[], Encoded]:
-    """Begin with a batch; on CUDA with encoding and copying back too, elsewhere they follow when it is asked for."""
-    dtype, cls = block.arrays["embeddings"].dtype.name, "cls" in block.arrays
     if not batch:
         return lambda: Encoded({}, np.empty((0, 0), np.float32))
-    tokens = _begin(backbone, block.pixels(batch), cls=cls)
+    return start_batch(backbone, block.pixels(batch), block.arrays["embeddings"].dtype.name, cls="cls" in block.arrays)
+
+
+def start_batch(backbone: Backbone, windows: NDArray[np.uint8], dtype: str, *, cls: bool) -> Callable[[], Encoded]:
+    """Begin with a batch; on CUDA with encoding and copying back too, elsewhere they follow when it is asked for.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        What embeds.
+    windows : ndarray of uint8, shape (n, window_px, window_px, 3)
+        The batch.
+    dtype : {"float32", "float16", "int8"}
+        Storage type.
+    cls : bool
+        Ask for CLS tokens, too.
+
+    Returns
+    -------
+    callable
+        Waits for the batch and returns what is stored of it.
+    """
+    tokens = _begin(backbone, windows, cls=cls)
     if backbone.pins.device == "cuda":
         return _encoded(tokens, dtype)
 

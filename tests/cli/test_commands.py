@@ -211,3 +211,28 @@ def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr(package, "scan", broken)
     result = dlprobe("scan", tmp_path, "-o", tmp_path / "m.parquet")
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory. Tried to allocate 2.00 GiB", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"]
+)
+def test_memory_of_a_device_that_does_not_last_is_one_line(manifest, tmp_path, monkeypatch, words):
+    def full(*_arguments, **_settings):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("dlprobe.extraction.extract", full)
+    run = dlprobe("extract", manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", *SMALL)
+    assert run.exit_code == 2
+    [line] = run.stderr.strip().splitlines()
+    assert line.startswith("error: the device's memory does not hold this")
+    assert "--batch-size" in line
+
+
+def test_another_error_of_a_device_keeps_its_traceback(manifest, tmp_path, monkeypatch):
+    def broken(*_arguments, **_settings):
+        msg = "CUDA error: an illegal memory access was encountered"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("dlprobe.extraction.extract", broken)
+    run = dlprobe("extract", manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", *SMALL)
+    assert isinstance(run.exception, RuntimeError)

@@ -31,8 +31,14 @@ if TYPE_CHECKING:
     from dlprobe.extraction.runners import Runner
 
 RunnerOpt = Annotated[str, typer.Option("--runner", help="'local', or 'ray' for the machines of a cluster.")]
-AddressOpt = Annotated[str | None, typer.Option("--address", help="Ray cluster, such as auto or ray://HOST:10001.")]
+AddressOpt = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray cluster: auto, HOST:6379 or ray://HOST:10001; else RAY_ADDRESS or its own."),
+]
 WorkersOpt = Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; by GPUs or CPU cores.")]
+CoresOpt = Annotated[
+    int | None, typer.Option("--cpus-per-worker", min=1, help="CPU cores, and threads, of a Ray worker on CPUs; 1.")
+]
 DegradeOpt = Annotated[
     str | None, typer.Option("--degrade", help="Preset, or chain such as 'jpeg:quality=80', of degraded views.")
 ]
@@ -66,6 +72,7 @@ def extract(
     runner: RunnerOpt = "local",
     address: AddressOpt = None,
     workers: WorkersOpt = None,
+    cpus_per_worker: CoresOpt = None,
     max_pixels: MaxPixelsOpt = None,
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
@@ -98,7 +105,7 @@ def extract(
             store=store,
             compress=compress,
             shard=_shard(shard),
-            runner=_runner(runner, address, workers),
+            runner=_runner(runner, address, workers, cpus_per_worker),
             retry_rejects=retry_rejects,
             allow_mixed=allow_mixed,
             **pixel_limit(max_pixels),
@@ -125,13 +132,13 @@ def _tell(report: ExtractionReport, as_json: bool) -> None:
     emit([{**done, "rejected": len(report.rejected), "drift": report.drift}], as_json=as_json)
 
 
-def _runner(name: str, address: str | None, workers: int | None) -> str | Runner:
+def _runner(name: str, address: str | None, workers: int | None, cpus_per_worker: int | None) -> str | Runner:
     from dlprobe.extraction import RayRunner
 
     if name == "ray":
-        return RayRunner(address=address, workers=workers)
-    if address or workers:
-        msg = "--address and --workers are of --runner ray"
+        return RayRunner(address=address, workers=workers, cpus_per_worker=cpus_per_worker or 1)
+    if address or workers or cpus_per_worker:
+        msg = "--address, --workers and --cpus-per-worker are of --runner ray"
         raise typer.BadParameter(msg)
     return name
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dlprobe.backbones import load_backbone
+from dlprobe.backbones.engines.batching import find_batch_size
 from dlprobe.backbones.engines.choosing import choose_device
 from dlprobe.backbones.engines.copying import to_device
 from dlprobe.backbones.engines.torch_engine import TorchEngine
@@ -170,6 +171,46 @@ def test_conversion_tells_nobody(tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if "intel" in path.name.lower()] == []
     assert run.stdout == "[]\n"
     assert run.stderr == ""
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Let torch.compile trace as ever, and run what it traced as it is; return the batch sizes that it traced."""
+    import torch._dynamo
+
+    seen = []
+
+    def backend(graph, inputs):
+        seen.extend(tensor.shape[0] for tensor in inputs if tensor.ndim == 3 and tensor.shape[0] < 100)
+        return graph.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled(function, backend=backend, **options))
+    torch._dynamo.reset()
+    yield seen
+    torch._dynamo.reset()
+
+
+def test_blocks_are_compiled_for_one_size(windows, graphs):
+    pixels = windows(5, 70)
+    backbone = load(NANO, 70, compiled=True, batch_size=2, layers=(0, -1))
+    assert max(distance(backbone(pixels), load(NANO, 70, layers=(0, -1))(pixels))) < 1e-5
+    assert graphs
+    assert set(graphs) == {2}
+    assert len(graphs) < len(backbone.blocks)  # one graph for all blocks, and not one each
+
+
+def test_sizes_are_tried_without_a_compilation_each(windows, graphs):
+    backbone = load(NANO, 70, compiled=True)
+
+    def rate(candidate, size):
+        candidate(windows(size, 70))
+        return size
+
+    assert find_batch_size(backbone, rate, block_windows=64) == 64
+    assert graphs == []
+    backbone.with_batch_size(2)(windows(1, 70))
+    assert set(graphs) == {2}
 
 
 @pytest.mark.slow

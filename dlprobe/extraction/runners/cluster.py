@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dlprobe.cache import CacheWriter
     from dlprobe.extraction.runners.base import Job
+    from dlprobe.extraction.runners.worker import Order
 
 #: Workers that may die over one block, with nothing else in their hands, before it is taken for the cause.
 _MOST_DEATHS = 3
@@ -190,7 +191,7 @@ class _Seat:
 class _Pool:
     """Actors, and which blocks are under suspicion of having killed one."""
 
-    def __init__(self, order: Any, writer: CacheWriter, needs: dict[str, int], groups: list[Any]) -> None:
+    def __init__(self, order: Order, writer: CacheWriter, needs: dict[str, int], groups: list[Any]) -> None:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

@@ -133,6 +133,10 @@ class Recipe:
             )
         )
 
+    def pins_on(self, device: str) -> Pins:
+        """Load the backbone on a device of this machine, as it was asked for but for that, and return its pins."""
+        return SOURCES[self.source](replace(self.request, device=device)).pins
+
     def absolute(self) -> Recipe:
         """Return the same recipe for processes in other folders."""
         request = self.request

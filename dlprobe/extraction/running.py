@@ -18,7 +18,7 @@ from dlprobe.errors import BackboneError, CacheError, DataError
 from dlprobe.extraction.embedding import reference_embedding
 from dlprobe.extraction.estimating import with_fitting_batches
 from dlprobe.extraction.planning import Plan, PlanSettings, plan
-from dlprobe.extraction.runners import Job, find_runner
+from dlprobe.extraction.runners import Job, RayRunner, find_runner
 from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
@@ -164,6 +164,9 @@ def extract(
     """
     _require_window(backbone.spec, window_px)
     planned = plan(manifest, backbone.spec, **settings)
+    runner = find_runner(runner)
+    if isinstance(runner, RayRunner):
+        backbone = runner.placed(backbone)
 
     def run(settled: Backbone) -> ExtractionReport:
         made_from = replace(cache_plan(planned, manifest, settled), store=store, compress=compress)

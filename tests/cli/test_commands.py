@@ -242,9 +242,9 @@ def test_options_of_a_cluster_reach_it_and_are_of_no_other_runner(manifest, tmp_
     seen = []
     monkeypatch.setattr("dlprobe.extraction.RayRunner", lambda **options: seen.append(options) or "local")
     arguments = ("extract", manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", *SMALL)
-    options = ("--workers", 2, "--cpus-per-worker", 3, "--address", "auto")
+    options = ("--workers", 2, "--cpus-per-worker", 3, "--address", "auto", "--worker-device", "cuda")
     assert dlprobe(*arguments, "--runner", "ray", *options).exit_code == 0
-    assert seen == [{"address": "auto", "workers": 2, "cpus_per_worker": 3}]
+    assert seen == [{"address": "auto", "workers": 2, "cpus_per_worker": 3, "device": "cuda"}]
     for option in zip(options[::2], options[1::2], strict=True):
         run = dlprobe(*arguments, *option)
         assert run.exit_code == 2

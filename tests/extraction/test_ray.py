@@ -153,6 +153,19 @@ class TestOnACluster:
         assert tree(tmp_path / "cache") == tree(tmp_path / "alone")
 
     @pytest.mark.slow
+    def test_a_cache_is_begun_where_the_workers_are(self, images, tmp_path, tree):
+        network = load_backbone("timm:test_vit", weights="random:0", device="cpu", window_px=160)
+        settings = {"stride_px": 160, "block_windows": 2}
+        extract(images, network, tmp_path / "alone", **settings)
+        extract(images, network, tmp_path / "cache", runner=RayRunner(workers=1, device="cpu"), **settings)
+        assert tree(tmp_path / "cache") == tree(tmp_path / "alone")
+
+    @pytest.mark.slow
+    def test_a_cluster_without_the_device(self, images, model, tmp_path):
+        with pytest.raises(CacheError, match="room for 0 workers of 1 GPU and 1 CPU"):
+            extract(images, model, tmp_path / "cache", runner=RayRunner(device="cuda"), **SETTINGS)
+
+    @pytest.mark.slow
     def test_the_block_that_kills_is_named_and_not_the_one_beside_it(self, images, tmp_path, projection):
         import ray
 

@@ -14,7 +14,7 @@ from dlprobe.errors import BackboneError, CacheError, IdentityError, RegistryErr
 from dlprobe.extraction import LocalRunner, RayRunner, extract
 from dlprobe.extraction.runners import Job, find_runner
 from dlprobe.extraction.runners.cluster import _room
-from dlprobe.extraction.runners.worker import load_ordered, order_of
+from dlprobe.extraction.runners.worker import load_there, order_of
 
 
 def test_names_and_runners():
@@ -48,6 +48,11 @@ def sent(manifest, backbone):
     return pickle.loads(pickle.dumps(order_of(job, Writer(), 1)))  # noqa: S301
 
 
+def loaded(order):
+    """Return what a worker loads for an order."""
+    return load_there(order.backbone, order.spec, order.pins)
+
+
 def network(**options):
     return load_backbone("timm:test_vit", **{"weights": "random:0", "device": "cpu", "window_px": 160, **options})
 
@@ -59,7 +64,7 @@ def test_a_backbone_with_a_name_is_loaded_again_by_a_worker(manifest, options):
     if "engine" in options:
         pytest.importorskip("openvino")
     here = network(**options)
-    there = load_ordered(sent(manifest, here))
+    there = loaded(sent(manifest, here))
     assert (there.spec, there.pins) == (here.spec, here.pins)
     if not here.pins.compiled:
         windows = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
@@ -67,7 +72,7 @@ def test_a_backbone_with_a_name_is_loaded_again_by_a_worker(manifest, options):
 
 
 def test_the_size_that_was_settled_is_the_worker_s(manifest):
-    assert load_ordered(sent(manifest, network().with_batch_size(3))).pins.batch_size == 3
+    assert loaded(sent(manifest, network().with_batch_size(3))).pins.batch_size == 3
 
 
 def test_an_order_has_no_relative_path(manifest, tmp_path, monkeypatch):
@@ -79,21 +84,21 @@ def test_an_order_has_no_relative_path(manifest, tmp_path, monkeypatch):
     assert order.manifest.root == tmp_path / "images"
     assert order.path == str(tmp_path / "cache")
     monkeypatch.chdir("/")
-    assert load_ordered(order).spec == order.spec
+    assert loaded(order).spec == order.spec
     changed = {name: tensor + 1 for name, tensor in load_file(tmp_path / "weights.safetensors").items()}
     save_file(changed, tmp_path / "weights.safetensors")
     with pytest.raises(IdentityError, match=r"the worker on .* differ in weights_sha256: .* same weights") as caught:
-        load_ordered(order)
+        loaded(order)
     assert "\n" not in str(caught.value)
     (tmp_path / "weights.safetensors").unlink()
     with pytest.raises(BackboneError, match=r"the worker on .* cannot load the backbone: .*weights.safetensors"):
-        load_ordered(order)
+        loaded(order)
 
 
 def test_what_a_worker_has_not_installed_is_one_line(manifest, backbone):
     order = replace(sent(manifest, network()), backbone=b"cno_such_module\nBackbone\n.")
     with pytest.raises(BackboneError, match=r"cannot load .* \(No module named 'no_such_module'\); install"):
-        load_ordered(order)
+        loaded(order)
 
 
 def test_a_worker_has_all_it_needs_on_one_machine(monkeypatch):
@@ -130,3 +135,41 @@ def test_which_cluster_is_meant(monkeypatch, address, environment, used):
         pass
     assert seen["address"] == used
     assert seen.get("num_cpus") == (6 if used == "local" else None)
+
+
+def test_what_was_not_loaded_by_name_is_on_no_other_device(manifest, backbone, tmp_path):
+    with pytest.raises(BackboneError, match="was not loaded by name"):
+        extract(manifest, backbone, tmp_path / "cache", runner=RayRunner(device="cuda"))
+
+
+def test_a_machine_without_the_workers_device_begins_a_cache_as_they_would(manifest, tmp_path, *, monkeypatch, tree):
+    def somewhere(_runner, function, *arguments):
+        function, arguments = pickle.loads(pickle.dumps((function, arguments)))  # noqa: S301
+        return function(*arguments)
+
+    settings = {"stride_px": 160, "block_windows": 4}
+    there = network(precision="bfloat16", batch_size=2)  # what "auto" is there
+    extract(manifest, there, tmp_path / "there", cls=True, **settings)
+    auto = replace(there.recipe.request, precision="bfloat16", device="auto")
+    here = network(batch_size=2)
+    here.recipe = replace(here.recipe, request=auto)
+    monkeypatch.setattr(RayRunner, "_call", somewhere)
+    monkeypatch.setattr(
+        RayRunner,
+        "run",
+        lambda _self, job, *rest: LocalRunner().run(replace(job, backbone=loaded(sent(manifest, job.backbone))), *rest),
+    )
+    report = extract(manifest, here, tmp_path / "here", cls=True, runner=RayRunner(device="cpu"), **settings)
+    assert tree(tmp_path / "here") == tree(tmp_path / "there")
+    assert extract(manifest, there, tmp_path / "here", cls=True, **settings).drift == 0
+    assert report.done == report.windows
+
+
+def test_a_device_that_no_worker_has_is_one_line(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(RayRunner, "_call", lambda _self, function, *arguments: function(*arguments))
+    with pytest.raises(
+        BackboneError, match=r"the worker on .* cannot load the backbone: device 'cuda:9' is not on"
+    ) as caught:
+        extract(manifest, network(), tmp_path / "cache", stride_px=160, runner=RayRunner(device="cuda:9"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()

@@ -9,15 +9,18 @@ import time
 from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dlprobe.errors import CacheError
-from dlprobe.extraction.runners.worker import IN_HAND, BlockWorker, order_of
+from dlprobe.backbones.loading import recipe_of
+from dlprobe.errors import BackboneError, CacheError
+from dlprobe.extraction.runners.worker import IN_HAND, BlockWorker, order_of, pins_there
 from dlprobe.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from dlprobe.backbones.base import Backbone
     from dlprobe.cache import CacheWriter
     from dlprobe.extraction.runners.base import Job
     from dlprobe.extraction.runners.worker import Order
@@ -51,12 +54,15 @@ class RayRunner:
         Cores of an actor that embeds on the CPU, and its number of threads there.
     wait_s : float
         How long to wait for workers while others hold the cluster's resources.
+    device : str, optional
+        What workers compute on, ``cuda``, where this machine has no such device; by default the backbone's own.
     """
 
     address: str | None = None
     workers: int | None = None
     cpus_per_worker: int = 1
     wait_s: float = 60.0
+    device: str | None = None
 
     def __post_init__(self) -> None:
         """Raise `CacheError` if a number is out of range."""
@@ -64,12 +70,31 @@ class RayRunner:
             msg = f"{self.workers} workers of {self.cpus_per_worker} CPU cores; give at least one of each"
             raise CacheError(msg)
 
+    def placed(self, backbone: Backbone) -> Backbone:
+        """Return the backbone as it is on the workers' device; itself if that is its own.
+
+        Raises
+        ------
+        BackboneError
+            If it was not loaded by name, or cannot be loaded there.
+        """
+        if self.device is None:
+            return backbone
+        require("ray", "the runner ray", "ray")
+        recipe = recipe_of(backbone)
+        if recipe is None:
+            msg = f"{backbone.spec.backbone} was not loaded by name, and no worker can load it on {self.device}"
+            raise BackboneError(msg)
+        from dlprobe.extraction.runners.elsewhere import Elsewhere  # which needs torch
+
+        return Elsewhere(backbone, recipe, self._call(pins_there, recipe, self.device), self._call)
+
     def run(self, job: Job, writer: CacheWriter, blocks: Sequence[int], written: Callable[[int], None]) -> None:
         """Compute and record blocks, in any order."""
         require("ray", "the runner ray", "ray")
         if not blocks:
             return
-        needs = {"GPU": 1, "CPU": 1} if job.backbone.pins.device == "cuda" else {"CPU": self.cpus_per_worker}
+        needs = self._needs(job.backbone.pins.device)
         order = order_of(job, writer, None if "GPU" in needs else self.cpus_per_worker)
         with self._cluster(), self._reserved(needs, len(blocks)) as groups:
             pool = _Pool(order, writer, needs, groups)
@@ -78,6 +103,21 @@ class RayRunner:
             finally:
                 pool.end()
                 writer.sweep()
+
+    def _needs(self, device: str) -> dict[str, int]:
+        return {"GPU": 1, "CPU": 1} if device.startswith("cuda") else {"CPU": self.cpus_per_worker}
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function where a worker would be, and return or raise what it does."""
+        import ray
+
+        needs = self._needs(self.device or "cpu")
+        with self._cluster(), self._reserved(needs, 1) as [group]:
+            placed = ray.remote(**_resources(needs), scheduling_strategy=_place(group))(function)
+            try:
+                return ray.get(placed.remote(*arguments))
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
 
     @contextmanager
     def _reserved(self, needs: dict[str, int], blocks: int) -> Iterator[list[Any]]:
@@ -149,6 +189,16 @@ def _told(needs: dict[str, int]) -> str:
     return " and ".join(f"{each} {kind}" for kind, each in needs.items())
 
 
+def _resources(needs: dict[str, int]) -> dict[str, int]:
+    return {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0)}
+
+
+def _place(group: Any) -> Any:
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+
+
 def _created(groups: list[Any], fewest: int, wait_s: float) -> list[Any]:
     """Wait for places to become free, for a moment longer than the fewest need, and return those that are."""
     from ray.util.placement_group import placement_group_table
@@ -193,17 +243,12 @@ class _Pool:
 
     def __init__(self, order: Order, writer: CacheWriter, needs: dict[str, int], groups: list[Any]) -> None:
         import ray
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         self._writer = writer
-        resources = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0)}
-        made = ray.remote(max_concurrency=IN_HAND, **resources)(BlockWorker)
+        made = ray.remote(max_concurrency=IN_HAND, **_resources(needs))(BlockWorker)
         sent = ray.put(order)
-        places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0) for group in groups]
-        self._seats = [
-            _Seat(lambda place=place: made.options(scheduling_strategy=place).remote(sent))  # type: ignore[misc]
-            for place in places
-        ]
+        placed = [made.options(scheduling_strategy=_place(group)) for group in groups]
+        self._seats = [_Seat(partial(actor.remote, sent)) for actor in placed]
         self._deaths: Counter[int] = Counter()
         self._suspects: set[int] = set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from dlprobe.extraction.runners.local import write
 from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -117,15 +120,24 @@ class BlockWorker:
         ) as decoded:
             images = next(decoded)
         with self._embedding:
-            self._backbone = self._backbone or load_ordered(order)
+            self._backbone = self._backbone or load_there(order.backbone, order.spec, order.pins)
             work = BlockWork(order.manifest, layout, block, images, self._memory)
             [work] = embed_blocks(self._backbone, [work])
         write(self._writer, block, work.content())
         return block
 
 
-def load_ordered(order: Order) -> Backbone:
-    """Load the backbone of an order on this machine.
+def load_there(how: Recipe | bytes, spec: ModelSpec, pins: Pins) -> Backbone:
+    """Load a backbone on this machine, which is another than the driver's.
+
+    Parameters
+    ----------
+    how : Recipe or bytes
+        How to load it, or the pickle of a user's own object.
+    spec : ModelSpec
+        What it must be.
+    pins : Pins
+        How it is to compute.
 
     Raises
     ------
@@ -135,19 +147,29 @@ def load_ordered(order: Order) -> Backbone:
         If what is here is another one, or computes otherwise.
     """
     host = socket.gethostname()
-    if isinstance(order.backbone, bytes):
-        return _unpickled(order.backbone, order.spec.backbone, host)
+    if isinstance(how, bytes):
+        return _unpickled(how, spec.backbone, host)
+    with _named(host):
+        backbone = how.load(pins)
+    advice = "give every machine the same weights, under the same path (--weights)"
+    require_same(spec, backbone.spec, f"the model of the cache and the one that the worker on {host} loads", advice)
+    require_same(pins, backbone.pins, f"the pins of the cache and of the worker on {host}", "use machines alike")
+    return backbone
+
+
+def pins_there(recipe: Recipe, device: str) -> Pins:
+    """Return the pins that a backbone has on a device of this machine; raise `BackboneError` if it has none here."""
+    with _named(socket.gethostname()):
+        return recipe.pins_on(device)
+
+
+@contextmanager
+def _named(host: str) -> Iterator[None]:
     try:
-        backbone = order.backbone.load(order.pins)
+        yield
     except BackboneError as error:
         msg = f"the worker on {host} cannot load the backbone: {error}"
         raise BackboneError(msg) from error
-    advice = "give every machine the same weights, under the same path (--weights)"
-    require_same(
-        order.spec, backbone.spec, f"the model of the cache and the one that the worker on {host} loads", advice
-    )
-    require_same(order.pins, backbone.pins, f"the pins of the cache and of the worker on {host}", "use machines alike")
-    return backbone
 
 
 def _pickled(backbone: Backbone) -> bytes:

@@ -118,7 +118,8 @@ def _settled(backbone: Resizable, spec: CacheSpec, pinned: Callable[[], int | No
 
     if not backbone.automatic_batch:
         size = backbone.pins.batch_size
-        return backbone.with_batch_size(evened(size, spec.block_windows)) if backbone.pins.compiled else backbone
+        uneven = backbone.pins.compiled and pinned() != size  # what a cache pins stays, be it as it may
+        return backbone.with_batch_size(evened(size, spec.block_windows)) if uneven else backbone
 
     def rate(candidate: Resizable, size: int) -> float:
         return windows_per_s(candidate, size, dtype=spec.dtype, cls=spec.cls)

@@ -1,6 +1,7 @@
 """Which runner is meant."""
 
 import pickle
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dlprobe.backbones import load_backbone
 from dlprobe.errors import BackboneError, CacheError, IdentityError, RegistryError
 from dlprobe.extraction import LocalRunner, RayRunner, extract
 from dlprobe.extraction.runners import Job, find_runner
-from dlprobe.extraction.runners.cluster import _room
+from dlprobe.extraction.runners.cluster import _Pool, _room
 from dlprobe.extraction.runners.worker import load_there, order_of
 
 
@@ -173,3 +174,41 @@ def test_a_device_that_no_worker_has_is_one_line(manifest, tmp_path, monkeypatch
         extract(manifest, network(), tmp_path / "cache", stride_px=160, runner=RayRunner(device="cuda:9"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
+
+
+class Seat:
+    """A worker that records a block when the cluster is asked, or never, if its machine has gone."""
+
+    def __init__(self, name):
+        self.group, self.hand, self.ended = name, {}, False
+
+    def give(self, block):
+        self.hand[(self.group, block)] = block
+
+    def end(self):
+        self.ended = True
+
+
+@pytest.mark.parametrize("gone", [{"a"}, {"a", "b"}])
+def test_workers_whose_machines_have_gone_keep_no_block(monkeypatch, gone):
+    ray = pytest.importorskip("ray")
+    seats, written = [Seat("a"), Seat("b")], []
+    pool = _Pool.__new__(_Pool)
+    pool._seats, pool._suspects, pool._writer = list(seats), set(), Writer()
+
+    def wait(tasks, **_options):
+        alive = [task for task in tasks if task[0] not in gone]
+        return (alive[:1], tasks)
+
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr("dlprobe.extraction.runners.cluster._cause_of_death", lambda _task: None)
+    monkeypatch.setattr(
+        "dlprobe.extraction.runners.cluster._held", lambda groups: [group for group in groups if group not in gone]
+    )
+    if gone == {"a"}:
+        pool.run(deque(range(9)), written.append)
+        assert sorted(written) == list(range(9))
+        assert seats[0].ended
+    else:
+        with pytest.raises(CacheError, match="have left the Ray cluster; run the same command again, cache will go on"):
+            pool.run(deque(range(9)), written.append)

@@ -18,7 +18,7 @@ from dlprobe.extraction.runners.worker import IN_HAND, BlockWorker, order_of, pi
 from dlprobe.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dlprobe.backbones.base import Backbone
     from dlprobe.cache import CacheWriter
@@ -31,6 +31,8 @@ _MOST_DEATHS = 3
 _ANSWER_S = 5
 #: How long workers that are free may take to be reserved, and how often that is looked at.
 _RESERVE_S, _LOOK_S = 2.0, 0.1
+#: How long no block may be recorded before it is looked at whether the workers' machines are still there.
+_SILENCE_S = 60.0
 _ADDRESS = "RAY_ADDRESS"
 
 
@@ -201,22 +203,28 @@ def _place(group: Any) -> Any:
 
 def _created(groups: list[Any], fewest: int, wait_s: float) -> list[Any]:
     """Wait for places to become free, for a moment longer than the fewest need, and return those that are."""
-    from ray.util.placement_group import placement_group_table
-
     begun = time.monotonic()
     while True:
-        states = placement_group_table()
-        found = [group for group in groups if states[group.id.hex()]["state"] == "CREATED"]
+        found = _held(groups)
         waited = time.monotonic() - begun
         if len(found) == len(groups) or waited >= (_RESERVE_S if len(found) >= fewest else wait_s):
             return found
         time.sleep(_LOOK_S)
 
 
+def _held(groups: Iterable[Any]) -> list[Any]:
+    """Return which places the cluster holds for us at this moment."""
+    from ray.util.placement_group import placement_group_table
+
+    states = placement_group_table()
+    return [group for group in groups if states[group.id.hex()]["state"] == "CREATED"]
+
+
 class _Seat:
     """A place in the cluster, the actor that sits there, and the blocks in its hands, by task."""
 
-    def __init__(self, start: Callable[[], Any]) -> None:
+    def __init__(self, group: Any, start: Callable[[], Any]) -> None:
+        self.group = group
         self._start = start
         self._actor = start()
         self.hand: dict[Any, int] = {}
@@ -247,8 +255,8 @@ class _Pool:
         self._writer = writer
         made = ray.remote(max_concurrency=IN_HAND, **_resources(needs))(BlockWorker)
         sent = ray.put(order)
-        placed = [made.options(scheduling_strategy=_place(group)) for group in groups]
-        self._seats = [_Seat(partial(actor.remote, sent)) for actor in placed]
+        placed = [(group, made.options(scheduling_strategy=_place(group))) for group in groups]
+        self._seats = [_Seat(group, partial(actor.remote, sent)) for group, actor in placed]
         self._deaths: Counter[int] = Counter()
         self._suspects: set[int] = set()
 
@@ -260,12 +268,16 @@ class _Pool:
             for seat in self._seats:
                 self._supply(seat, waiting, many)
         while tasks := {task: seat for seat in self._seats for task in seat.hand}:
-            [task], _ = ray.wait(list(tasks), num_returns=1)
+            done, _ = ray.wait(list(tasks), num_returns=1, timeout=_SILENCE_S)
+            if not done:
+                self._clear_lost(waiting)
+                continue
+            [task] = done
             seat = tasks[task]
             block = seat.hand.pop(task)
             reason = _cause_of_death(task)
-            for done in [block] if reason is None else self._bury(seat, block, reason, waiting):
-                written(done)
+            for number in [block] if reason is None else self._bury(seat, block, reason, waiting):
+                written(number)
             self._supply(seat, waiting)
 
     def end(self) -> None:
@@ -283,6 +295,28 @@ class _Pool:
             if seat.hand and not self._suspects.isdisjoint({waiting[0], *seat.hand.values()}):
                 return
             seat.give(waiting.popleft())
+
+    def _clear_lost(self, waiting: deque[int]) -> None:
+        """Give the blocks of actors whose machines have left the cluster, and that wait for others, to those that work.
+
+        Raises
+        ------
+        CacheError
+            If none does.
+        """
+        held = _held(seat.group for seat in self._seats)
+        for seat in [seat for seat in self._seats if seat.group not in held]:
+            seat.end()
+            waiting.extendleft(seat.hand.values())
+            self._seats.remove(seat)
+        if not self._seats:
+            path = self._writer.path
+            msg = (
+                f"the machines of all workers have left the Ray cluster; run the same command again, {path} will go on"
+            )
+            raise CacheError(msg)
+        for seat in self._seats:
+            self._supply(seat, waiting)
 
     def _bury(self, seat: _Seat, block: int, reason: str, waiting: deque[int]) -> list[int]:
         """Put another actor into the place of a dead one; return which of its blocks are recorded all the same.

@@ -15,8 +15,17 @@ EXIT_USER_ERROR = 2
 EXIT_REJECTS = 3
 
 
+NO_MEMORY = (
+    "the device's memory does not hold this; free some, compute fewer windows at a time (--batch-size) or elsewhere "
+    "(--device cpu), or choose a smaller model"
+)
+
+
 class Boundary(TyperGroup):
-    """A command group that shows a `DlprobeError` as one line on stderr; anything else keeps its traceback."""
+    """A command group that shows what a user can mend as one line on stderr; anything else keeps its traceback.
+
+    That is a `DlprobeError`, and a device whose memory did not last.
+    """
 
     def invoke(self, ctx: typer.Context) -> object:
         """Run the command; turn an error that the user can mend into exit code 2."""
@@ -27,10 +36,23 @@ class Boundary(TyperGroup):
             for note in getattr(error, "__notes__", ()):
                 talk(note)
             raise typer.Exit(EXIT_USER_ERROR) from error
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            talk(f"error: {NO_MEMORY}", colour=typer.colors.RED)
+            raise typer.Exit(EXIT_USER_ERROR) from error
         except BrokenPipeError:
             # the reader of our output has gone, as in `dlprobe ... | head`; keep Python from complaining at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from dlprobe.backbones.engines.batching import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def talk(text: str, colour: str | None = None) -> None:

@@ -31,8 +31,17 @@ if TYPE_CHECKING:
     from dlprobe.extraction.runners import Runner
 
 RunnerOpt = Annotated[str, typer.Option("--runner", help="'local', or 'ray' for the machines of a cluster.")]
-AddressOpt = Annotated[str | None, typer.Option("--address", help="Ray cluster, such as auto or ray://HOST:10001.")]
+AddressOpt = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray cluster: auto, HOST:6379 or ray://HOST:10001; else RAY_ADDRESS or its own."),
+]
 WorkersOpt = Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; by GPUs or CPU cores.")]
+CoresOpt = Annotated[
+    int | None, typer.Option("--cpus-per-worker", min=1, help="CPU cores, and threads, of a Ray worker on CPUs; 1.")
+]
+WorkerDeviceOpt = Annotated[
+    str | None, typer.Option("--worker-device", help="cuda: of Ray workers, where this machine has no such device.")
+]
 DegradeOpt = Annotated[
     str | None, typer.Option("--degrade", help="Preset, or chain such as 'jpeg:quality=80', of degraded views.")
 ]
@@ -66,6 +75,8 @@ def extract(
     runner: RunnerOpt = "local",
     address: AddressOpt = None,
     workers: WorkersOpt = None,
+    cpus_per_worker: CoresOpt = None,
+    worker_device: WorkerDeviceOpt = None,
     max_pixels: MaxPixelsOpt = None,
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
@@ -98,7 +109,7 @@ def extract(
             store=store,
             compress=compress,
             shard=_shard(shard),
-            runner=_runner(runner, address, workers),
+            runner=_runner(runner, address=address, workers=workers, cores=cpus_per_worker, device=worker_device),
             retry_rejects=retry_rejects,
             allow_mixed=allow_mixed,
             **pixel_limit(max_pixels),
@@ -125,13 +136,15 @@ def _tell(report: ExtractionReport, as_json: bool) -> None:
     emit([{**done, "rejected": len(report.rejected), "drift": report.drift}], as_json=as_json)
 
 
-def _runner(name: str, address: str | None, workers: int | None) -> str | Runner:
+def _runner(
+    name: str, *, address: str | None, workers: int | None, cores: int | None, device: str | None
+) -> str | Runner:
     from dlprobe.extraction import RayRunner
 
     if name == "ray":
-        return RayRunner(address=address, workers=workers)
-    if address or workers:
-        msg = "--address and --workers are of --runner ray"
+        return RayRunner(address=address, workers=workers, cpus_per_worker=cores or 1, device=device)
+    if address or workers or cores or device:
+        msg = "--address, --workers, --cpus-per-worker and --worker-device are of --runner ray"
         raise typer.BadParameter(msg)
     return name
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dlprobe.backbones.base import Backbone, LoadRequest
 from dlprobe.backbones.catalogue import CATALOGUE, local_weights
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
 
     from dlprobe.backbones.catalogue import CatalogueEntry
     from dlprobe.backbones.weights.dinolizer import DinoLizerHead
+    from dlprobe.spec import Pins
 
 #: What loads the backbones of a source; other packages announce theirs as entry points, named by the prefix.
 SOURCES: Registry[Callable[[LoadRequest], Backbone]] = Registry("backbone source", "dlprobe.backbones")
+
+#: What ``weights`` may be beside a path and random ones.
+_NO_PATHS = {"pretrained", "none"}
 
 
 def load_backbone(
@@ -94,7 +99,65 @@ def load_backbone(
         licence=entry.licence if entry and entry.local_folder else "",
         trained_on=entry.trained_on if entry and entry.local_folder else "",
     )
-    return SOURCES[source](request)
+    loaded = SOURCES[source](request)
+    if isinstance(loaded, _Reloadable):
+        loaded.recipe = Recipe(source, request)
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a backbone was loaded by name: all that another process needs to load it again.
+
+    Parameters
+    ----------
+    source : str
+        Prefix of the name.
+    request : LoadRequest
+        What was asked for.
+    """
+
+    source: str
+    request: LoadRequest
+
+    def load(self, pins: Pins) -> Backbone:
+        """Load the backbone on this machine, to compute under these pins."""
+        return SOURCES[self.source](
+            replace(
+                self.request,
+                engine=pins.engine,
+                precision=pins.precision,
+                device=pins.device,
+                batch_size=pins.batch_size,
+                compiled=pins.compiled,
+            )
+        )
+
+    def pins_on(self, device: str) -> Pins:
+        """Load the backbone on a device of this machine, as it was asked for but for that, and return its pins."""
+        return SOURCES[self.source](replace(self.request, device=device)).pins
+
+    def absolute(self) -> Recipe:
+        """Return the same recipe for processes in other folders."""
+        request = self.request
+        if self.source == "file":
+            request = replace(request, model=str(Path(request.model).absolute()))
+        if request.seed is None and request.weights not in _NO_PATHS:
+            request = replace(request, weights=str(Path(request.weights).absolute()))
+        return Recipe(self.source, request)
+
+
+@runtime_checkable
+class _Reloadable(Backbone, Protocol):
+    """A backbone of this package, which keeps how it was loaded."""
+
+    recipe: Recipe | None
+
+
+def recipe_of(backbone: Backbone) -> Recipe | None:
+    """Return how a backbone was loaded, for processes in other folders; None for an object of the user's own."""
+    found = backbone.recipe if isinstance(backbone, _Reloadable) else None
+    return None if found is None else found.absolute()
 
 
 def read_dinolizer_head(path: str | Path) -> DinoLizerHead:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import LoadRequest
+    from dlprobe.backbones.loading import Recipe
 
 NAME = "residual:srm"
 PATCH_PX = 14
@@ -123,6 +124,7 @@ class ResidualBackbone:
     ) -> None:
         require_divides(PATCH_PX, window_px, NAME)
         self.device = choose_device(device)
+        self.recipe: Recipe | None = None
         self.pins = Pins(engine="torch", precision="float32", device=self.device.type, batch_size=batch_size)
         base = sum(len(planes.channels) * len(planes.kernels) * (1 + len(planes.small)) for planes in PLANES)
         self.spec = ModelSpec(

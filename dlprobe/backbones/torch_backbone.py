@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dlprobe.backbones.base import BackboneCard
     from dlprobe.backbones.engines.openvino_engine import OpenVinoEngine
     from dlprobe.backbones.engines.torch_engine import Tokens
+    from dlprobe.backbones.loading import Recipe
     from dlprobe.spec import ModelSpec, Pins
 
 
@@ -87,6 +88,7 @@ class TorchBackbone(ABC):
         self.dropped = dropped
         self.interpolated = interpolated
         self.automatic_batch = automatic_batch
+        self.recipe: Recipe | None = None
         self._mean = torch.tensor(spec.mean, dtype=torch.float32, device=device)
         self._std = torch.tensor(spec.std, dtype=torch.float32, device=device)
         self.engine = self._make_engine()

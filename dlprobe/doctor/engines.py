@@ -64,7 +64,7 @@ def compare_engines(
         if flops:
             yield measured(f"at most {topic}", _peak(arm, gemm) / flops, "windows/s")
         if timing:
-            yield measured(f"timed {topic}", _timed(backbone, window), "windows/s")
+            yield _timing(topic, backbone, window)
 
 
 def _arms() -> list[Arm]:
@@ -104,6 +104,18 @@ def _counted(backbone: Backbone, window: np.ndarray) -> tuple[torch.Tensor, int]
 
 def _peak(arm: Arm, gemm: Mapping[tuple[str, str], float]) -> float:
     return gemm["cuda:0" if arm.device == "cuda" else arm.device, arm.precision]
+
+
+def _timing(topic: str, backbone: Backbone, window: np.ndarray) -> Finding:
+    from dlprobe.backbones.engines.batching import is_out_of_memory
+
+    try:
+        return measured(f"timed {topic}", _timed(backbone, window), "windows/s")
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    found = f"memory does not hold batches of {backbone.pins.batch_size} windows"
+    return Finding(topic=f"timed {topic}", found=found, advice="free some; extract finds a size that fits by itself")
 
 
 def _timed(backbone: Backbone, window: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from dlprobe.data.degrade import Preset
     from dlprobe.data.manifest import Manifest
+    from dlprobe.data.samples import Sample
     from dlprobe.spec import ModelSpec
 
 #: Threads that decode: some more than cores on a small machine, because they wait for the disk.
@@ -89,19 +91,47 @@ def decode(
     max_pixels: int = MAX_PIXELS,
 ) -> Crops | Unreadable:
     """Read one image and its mask, degrade them for a view other than the clean one, and cut the windows."""
-    row = manifest.frame.iloc[part.image]
+    [crops] = decode_views(manifest, [part], model, degradations, max_pixels)
+    return crops
+
+
+def decode_views(
+    manifest: Manifest,
+    parts: Sequence[ImageWindows],
+    model: ModelSpec,
+    degradations: Degradations | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> list[Crops | Unreadable]:
+    """Read one image and its mask once, and cut the windows of some of its views; they are asked for part by part."""
+    row = manifest.frame.iloc[parts[0].image]
     try:
         sample = read_sample(manifest.root, row, model.window_px, max_pixels=max_pixels)
-        if degradations is not None:
-            sample = view_sample(sample, degradations.preset, degradations.seed, part.view, row["path"])
     except DataError as error:
-        return Unreadable(str(error).replace(f"{manifest.root}/", ""))
+        return [_unreadable(error, manifest)] * len(parts)
+    return [_cut(sample, manifest, part, model, degradations) for part in parts]
+
+
+def _cut(
+    sample: Sample, manifest: Manifest, part: ImageWindows, model: ModelSpec, degradations: Degradations | None
+) -> Crops | Unreadable:
+    try:
+        if degradations is not None:
+            path = manifest.frame["path"].iloc[part.image]
+            sample = view_sample(sample, degradations.preset, degradations.seed, part.view, path)
+    except DataError as error:
+        return _unreadable(error, manifest)
     regions = np.stack([sample.regions[box.slices] for box in part.boxes])
     pixels = np.stack([sample.pixels[box.slices] for box in part.boxes])
     return Crops(pixels, regions, patch_coverage(regions, model.patch_px), sample.sha256)
 
 
+def _unreadable(error: DataError, manifest: Manifest) -> Unreadable:
+    return Unreadable(str(error).replace(f"{manifest.root}/", ""))
+
+
 Decoded = list[tuple[ImageWindows, Crops | Unreadable]]
+#: Views of one image in a block, and what they will be.
+_Views = tuple[list[ImageWindows], Future[list[Crops | Unreadable]]]
 
 
 @contextmanager
@@ -130,19 +160,31 @@ def decoded_ahead(
     """
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="dlprobe-decode") as pool:
         try:
-            yield _ahead(lambda part: pool.submit(decode, manifest, part, model, degradations, max_pixels), blocks)
+            yield _ahead(
+                lambda parts: pool.submit(decode_views, manifest, parts, model, degradations, max_pixels), blocks
+            )
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _ahead(
-    submit: Callable[[ImageWindows], Future[Crops | Unreadable]], blocks: Sequence[NDArray[np.int32]]
+    submit: Callable[[list[ImageWindows]], Future[list[Crops | Unreadable]]], blocks: Sequence[NDArray[np.int32]]
 ) -> Iterator[Decoded]:
-    def start(windows: NDArray[np.int32]) -> list[tuple[ImageWindows, Future[Crops | Unreadable]]]:
-        return [(part, submit(part)) for part in images_of(windows)]
+    def start(windows: NDArray[np.int32]) -> list[_Views]:
+        by_image = defaultdict(list)
+        for part in images_of(windows):
+            by_image[part.image].append(part)
+        return [(views, submit(views)) for views in by_image.values()]
 
     ahead = start(blocks[0]) if blocks else []
     for number in range(len(blocks)):
         current = ahead
         ahead = start(blocks[number + 1]) if number + 1 < len(blocks) else []
-        yield [(part, future.result()) for part, future in current]
+        yield _in_order(current)
+
+
+def _in_order(begun: list[_Views]) -> Decoded:
+    """Return what has been decoded image by image in the order of a block's windows, which its record keeps."""
+    done = ((views, future.result()) for views, future in begun)
+    found = [pair for views, crops in done for pair in zip(views, crops, strict=True)]
+    return sorted(found, key=lambda pair: int(pair[0].positions[0]))

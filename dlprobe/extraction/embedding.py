@@ -31,16 +31,22 @@ if TYPE_CHECKING:
 
 #: Batches at work beside the one that is taken next.
 AHEAD = 1
+#: Windows whose moments a device sums at a time: in float64 they take four times their room.
+_SUMMED = 8
 _VOID_CLASS = COVERAGE_CLASSES.index(Provenance.VOID)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockContent:
-    """What is stored of a block: chunks by array, hashes of image files by path, and void windows."""
+    """What is stored of a block: chunks by array, hashes of image files by path, and void windows.
+
+    ``summed`` says whether the device has filled the moments in.
+    """
 
     arrays: dict[str, NDArray[Any]]
     images: dict[str, str]
     rejects: tuple[Reject, ...]
+    summed: bool
 
 
 class BlockWork:
@@ -74,6 +80,7 @@ class BlockWork:
         self._images: dict[str, str] = {}
         self._names: dict[int, str] = {}
         self._rejects: list[Reject] = []
+        self._summed = False
         for part, found in decoded:
             self._add(str(manifest.frame["path"].iloc[part.image]), part.positions, found)
 
@@ -92,6 +99,7 @@ class BlockWork:
         sound = np.isfinite(encoded.peak).all(axis=1)
         kept = np.array(batch)[sound]
         _require_fits(encoded.peak[sound], dtype, [self._names[position] for position in kept])
+        self._summed = "moments" in encoded.arrays
         for name, values in encoded.arrays.items():
             self.arrays[name][kept] = values if sound.all() else values[sound]
         for position in np.array(batch)[~sound].tolist():
@@ -100,8 +108,8 @@ class BlockWork:
             self._rejects.append(Reject(self._names[position], reason, (self._start + position,)))
 
     def content(self) -> BlockContent:
-        """Return what is to be stored, everything but the moments, which `with_moments` adds in another thread."""
-        return BlockContent(self.arrays, self._images, tuple(self._rejects))
+        """Return what is to be stored; moments that no device has summed `with_moments` adds, in another thread."""
+        return BlockContent(self.arrays, self._images, tuple(self._rejects), self._summed)
 
     def _add(self, path: str, positions: NDArray[np.int64], found: Crops | Unreadable) -> None:
         if isinstance(found, Unreadable):
@@ -152,16 +160,36 @@ def _taken(
 
 
 def _start(backbone: Backbone, block: BlockWork, batch: list[int]) -> Callable[[], Encoded]:
-    """Begin with a batch; on CUDA with encoding and copying back too, elsewhere they follow when it is asked for."""
-    dtype, cls = block.arrays["embeddings"].dtype.name, "cls" in block.arrays
     if not batch:
         return lambda: Encoded({}, np.empty((0, 0), np.float32))
-    tokens = _begin(backbone, block.pixels(batch), cls=cls)
+    return start_batch(backbone, block.pixels(batch), block.arrays["embeddings"].dtype.name, cls="cls" in block.arrays)
+
+
+def start_batch(backbone: Backbone, windows: NDArray[np.uint8], dtype: str, *, cls: bool) -> Callable[[], Encoded]:
+    """Begin with a batch; on CUDA with encoding, summing and copying back too, elsewhere they follow when asked for.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        What embeds.
+    windows : ndarray of uint8, shape (n, window_px, window_px, 3)
+        The batch.
+    dtype : {"float32", "float16", "int8"}
+        Storage type.
+    cls : bool
+        Ask for CLS tokens, too.
+
+    Returns
+    -------
+    callable
+        Waits for the batch and returns what is stored of it.
+    """
+    tokens = _begin(backbone, windows, cls=cls)
     if backbone.pins.device == "cuda":
-        return _encoded(tokens, dtype)
+        return _encoded(tokens, dtype, summed=True)
 
     def later() -> Encoded:
-        return _encoded(tokens, dtype)()
+        return _encoded(tokens, dtype, summed=False)()
 
     return later
 
@@ -187,16 +215,19 @@ def _begin(
     return wait
 
 
-def _encoded(begun: Callable[[], tuple[torch.Tensor, torch.Tensor | None]], dtype: str) -> Callable[[], Encoded]:
+def _encoded(
+    begun: Callable[[], tuple[torch.Tensor, torch.Tensor | None]], dtype: str, *, summed: bool
+) -> Callable[[], Encoded]:
     from dlprobe.backbones.engines.copying import to_host
 
     tokens, cls = begun()
     stored, scale, peak = encode(tokens, dtype)
-    wait = to_host([peak if cls is None else peak.maximum(cls.abs()), stored, scale, cls])
+    sums = device_moments(stored, scale) if summed else None
+    wait = to_host([peak if cls is None else peak.maximum(cls.abs()), stored, scale, cls, sums])
 
     def finish() -> Encoded:
         peaks, *values = (None if tensor is None else tensor.numpy() for tensor in wait())
-        named = zip(("embeddings", "scale", "cls"), values, strict=True)
+        named = zip(("embeddings", "scale", "cls", "moments"), values, strict=True)
         return Encoded({name: array for name, array in named if array is not None}, np.asarray(peaks))
 
     return finish
@@ -205,7 +236,8 @@ def _encoded(begun: Callable[[], tuple[torch.Tensor, torch.Tensor | None]], dtyp
 def with_moments(content: BlockContent) -> BlockContent:
     """Return the content of a block, its moments filled in."""
     arrays = content.arrays
-    arrays["moments"][:] = moments(arrays["embeddings"], arrays.get("scale"))
+    if not content.summed:
+        arrays["moments"][:] = moments(arrays["embeddings"], arrays.get("scale"))
     return content
 
 
@@ -292,6 +324,34 @@ def moments(embeddings: NDArray[Any], scale: NDArray[np.float32] | None = None) 
         floats = tokens if scale is None else dequantise(tokens[None], scale[window : window + 1])[0]
         values = floats.reshape(-1, tokens.shape[-1]).astype(np.float64)
         out[window] = values.sum(axis=0), np.einsum("pf,pf->f", values, values)
+    return out
+
+
+def device_moments(stored: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """Return what `moments` does of a batch, on the device where it is.
+
+    Both add in float64 what is stored, and differ by the order: by one unit in the last place, once in many millions.
+
+    Parameters
+    ----------
+    stored : tensor, shape (n, rows, cols, width)
+        As `encode` returns it.
+    scale : tensor of float32, shape (n, width), or None
+        Of int8.
+
+    Returns
+    -------
+    tensor of float32, shape (n, 2, width)
+    """
+    import torch
+
+    out = torch.empty((len(stored), 2, stored.shape[-1]), dtype=torch.float32, device=stored.device)
+    for start in range(0, len(stored), _SUMMED):
+        part = slice(start, start + _SUMMED)
+        floats = stored[part].float()
+        values = (floats if scale is None else floats * scale[part, None, None, :]).double()
+        out[part, 0] = values.sum(dim=(1, 2))
+        out[part, 1] = values.square_().sum(dim=(1, 2))
     return out
 
 

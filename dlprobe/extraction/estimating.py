@@ -1,17 +1,26 @@
-"""How long an extraction will take, measured on the machine that will do it."""
+"""How many windows at a time, and how long an extraction will take, measured on the machine that will do it."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dlprobe.extraction.embedding import run_backbone
+from dlprobe.errors import BackboneError, IdentityError
+from dlprobe.extraction.embedding import AHEAD, start_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dlprobe.backbones.base import Backbone
+    from dlprobe.backbones.engines.batching import Resizable
+    from dlprobe.extraction.embedding import Encoded
     from dlprobe.extraction.planning import Plan
+    from dlprobe.spec import CacheSpec
+
+T = TypeVar("T")
 
 _MIN_SECONDS = 1.0
 _MAX_BATCHES = 8
@@ -25,16 +34,26 @@ def estimate(plan: Plan, backbone: Backbone) -> dict[str, Any]:
     plan : Plan
         What is to be done.
     backbone : Backbone
-        Loaded as it will be used.
+        Loaded as it will be used; its batch size is found as it will be there.
 
     Returns
     -------
     dict
         ``images``, ``windows``, ``blocks``, ``bytes`` on the disk without region maps, ``windows_per_s`` of the
         backbone alone, and ``eta_s``, which leaves decoding and writing out.
+
+    Raises
+    ------
+    BackboneError
+        If memory does not hold the batches.
     """
-    batch_size = min(backbone.pins.batch_size, len(plan.windows))
-    rate = windows_per_s(backbone, batch_size, cls=plan.cache_spec.cls)
+    spec = plan.cache_spec
+
+    def timed(settled: Backbone) -> float:
+        size = min(settled.pins.batch_size, spec.block_windows, len(plan.windows))
+        return windows_per_s(settled, size, dtype=spec.dtype, cls=spec.cls)
+
+    rate = with_fitting_batches(timed, backbone, spec, lambda: None)
     return {
         "images": len(np.unique(plan.windows[:, 0])),
         "windows": len(plan.windows),
@@ -45,23 +64,103 @@ def estimate(plan: Plan, backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def windows_per_s(backbone: Backbone, batch_size: int, *, cls: bool = False) -> float:
-    """Return the rate at which a backbone embeds noise, after one batch to warm up.
+def with_fitting_batches(
+    run: Callable[[Backbone], T], backbone: Backbone, spec: CacheSpec, pinned: Callable[[], int | None]
+) -> T:
+    """Run with the batch size that was chosen, that a cache pins, or that is found; halve the last where memory ends.
+
+    Once a block is written its size stays: then memory that does not last is an error. Where several runs begin a cache
+    together, and each finds a size of its own, all take the one that was written first.
+
+    Parameters
+    ----------
+    run : callable
+        Takes the backbone; leaves no cache behind if it fails before the first block.
+    backbone : Backbone
+        Of the type `dlprobe.backbones.engines.batching.Resizable` if its batch size may be found.
+    spec : CacheSpec
+        Of what is to be embedded: batches that are found or compiled are no larger than a block, and equal.
+    pinned : callable
+        Gives the batch size of a cache that is there.
+
+    Raises
+    ------
+    BackboneError
+        If memory does not last.
+    """
+    from dlprobe.backbones.engines.batching import Resizable, evened, halved, is_out_of_memory, release_memory
+
+    automatic = isinstance(backbone, Resizable) and backbone.automatic_batch
+    settled = _settled(backbone, spec, pinned) if isinstance(backbone, Resizable) else backbone
+    while True:
+        size, full = settled.pins.batch_size, False
+        try:
+            return run(settled)
+        except IdentityError:
+            written = pinned()
+            if not automatic or written in {None, size} or not isinstance(settled, Resizable):
+                raise
+            settled = settled.with_batch_size(written or size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if not automatic or pinned() is not None:
+                raise _no_memory(size, automatic=automatic) from error
+            full = True
+        if full and isinstance(settled, Resizable):
+            release_memory()  # now that no traceback holds it
+            smaller = halved(settled)
+            settled = smaller.with_batch_size(evened(smaller.pins.batch_size, spec.block_windows))
+
+
+def _settled(backbone: Resizable, spec: CacheSpec, pinned: Callable[[], int | None]) -> Resizable:
+    from dlprobe.backbones.engines.batching import evened, find_batch_size
+
+    if not backbone.automatic_batch:
+        size = backbone.pins.batch_size
+        uneven = backbone.pins.compiled and pinned() != size  # what a cache pins stays, be it as it may
+        return backbone.with_batch_size(evened(size, spec.block_windows)) if uneven else backbone
+
+    def rate(candidate: Resizable, size: int) -> float:
+        return windows_per_s(candidate, size, dtype=spec.dtype, cls=spec.cls)
+
+    return backbone.with_batch_size(pinned() or find_batch_size(backbone, rate, block_windows=spec.block_windows))
+
+
+def _no_memory(size: int, *, automatic: bool) -> BackboneError:
+    if automatic:
+        return BackboneError(
+            f"memory does not hold batches of {size} windows any more, which the cache pins; free some"
+        )
+    advice = f"give fewer (--batch-size {size // 2})" if size > 1 else "free some, or choose a smaller window or model"
+    return BackboneError(f"memory does not hold batches of {size} windows; {advice}")
+
+
+def windows_per_s(backbone: Backbone, batch_size: int, *, dtype: str = "float16", cls: bool = False) -> float:
+    """Return the rate at which a backbone embeds noise, as an extraction runs it, after one batch to warm up.
 
     Parameters
     ----------
     backbone : Backbone
         What embeds.
     batch_size : int
-        Windows at a time.
+        Windows at a time. On a device with memory of its own, as many batches as in an extraction are at work at once.
+    dtype : str
+        Storage type, into which the device turns embeddings.
     cls : bool
         Ask for CLS tokens, too.
     """
     side = backbone.spec.window_px
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
-    run_backbone(backbone, noise, cls=cls)
+    start_batch(backbone, noise, dtype, cls=cls)()
+    fewest = 1 + AHEAD if backbone.pins.device == "cuda" else 1
+    at_work: deque[Callable[[], Encoded]] = deque()
     start, batches = time.perf_counter(), 0
-    while batches < _MAX_BATCHES and (batches == 0 or time.perf_counter() - start < _MIN_SECONDS):
-        run_backbone(backbone, noise, cls=cls)
+    while batches < fewest or (batches < _MAX_BATCHES and time.perf_counter() - start < _MIN_SECONDS):
+        at_work.append(start_batch(backbone, noise, dtype, cls=cls))
         batches += 1
+        if len(at_work) > AHEAD:
+            at_work.popleft()()
+    while at_work:
+        at_work.popleft()()
     return batches * batch_size / (time.perf_counter() - start)

@@ -16,8 +16,9 @@ from dlprobe.cache.layout import manifest_bytes
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import BackboneError, CacheError, DataError
 from dlprobe.extraction.embedding import reference_embedding
+from dlprobe.extraction.estimating import with_fitting_batches
 from dlprobe.extraction.planning import Plan, PlanSettings, plan
-from dlprobe.extraction.runners import Job, find_runner
+from dlprobe.extraction.runners import Job, RayRunner, find_runner
 from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
@@ -163,6 +164,9 @@ def extract(
     """
     _require_window(backbone.spec, window_px)
     planned = plan(manifest, backbone.spec, **settings)
+    runner = find_runner(runner)
+    if isinstance(runner, RayRunner):
+        backbone = runner.placed(backbone)
 
     def run(settled: Backbone) -> ExtractionReport:
         made_from = replace(cache_plan(planned, manifest, settled), store=store, compress=compress)
@@ -174,50 +178,7 @@ def extract(
             rejected = _rejected(writer)
         return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift)
 
-    return with_fitting_batches(run, backbone, lambda: _pinned_batch_size(path))
-
-
-def with_fitting_batches(
-    run: Callable[[Backbone], ExtractionReport], backbone: Backbone, pinned: Callable[[], int | None]
-) -> ExtractionReport:
-    """Run with the batch size that was chosen, that a cache pins, or that is found; halve the last where memory ends.
-
-    Once a block is written its size stays: then memory that does not last is an error.
-
-    Parameters
-    ----------
-    run : callable
-        Takes the backbone; leaves no cache behind if it fails before the first block.
-    backbone : Backbone
-        Of the type `dlprobe.backbones.engines.batching.Resizable` if its batch size may be found.
-    pinned : callable
-        Gives the batch size of a cache that is there.
-
-    Raises
-    ------
-    BackboneError
-        If memory does not last.
-    """
-    import torch
-
-    from dlprobe.backbones.engines.batching import Resizable, find_batch_size, halved
-
-    automatic = isinstance(backbone, Resizable) and backbone.automatic_batch
-    settled = backbone
-    if isinstance(backbone, Resizable) and automatic:
-        settled = backbone.with_batch_size(pinned() or find_batch_size(backbone))
-    while True:
-        try:
-            return run(settled)
-        except torch.OutOfMemoryError as error:
-            size = settled.pins.batch_size
-            if not automatic or not isinstance(settled, Resizable):
-                msg = f"memory does not hold batches of {size} windows; give fewer (--batch-size {max(1, size // 2)})"
-                raise BackboneError(msg) from error
-            if pinned() is not None:
-                msg = f"memory does not hold batches of {size} windows any more, which the cache pins; free some"
-                raise BackboneError(msg) from error
-            settled = halved(settled)
+    return with_fitting_batches(run, backbone, planned.cache_spec, lambda: _pinned_batch_size(path))
 
 
 def _pinned_batch_size(path: str | os.PathLike[str]) -> int | None:

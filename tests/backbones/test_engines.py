@@ -3,14 +3,20 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from dlprobe.backbones import load_backbone
+from dlprobe.backbones.engines.batching import find_batch_size
+from dlprobe.backbones.engines.choosing import choose_device
+from dlprobe.backbones.engines.copying import to_device
+from dlprobe.backbones.engines.torch_engine import TorchEngine
 from dlprobe.backbones.weights.perturbed import build_quietly, perturb
 from dlprobe.errors import BackboneError, ExtraError
+from dlprobe.spec import Pins
 
 pytest.importorskip("openvino")
 from dlprobe.backbones.engines.openvino_engine import has_bfloat16
@@ -167,6 +173,46 @@ def test_conversion_tells_nobody(tmp_path):
     assert run.stderr == ""
 
 
+@pytest.fixture
+def graphs(monkeypatch):
+    """Let torch.compile trace as ever, and run what it traced as it is; return the batch sizes that it traced."""
+    import torch._dynamo
+
+    seen = []
+
+    def backend(graph, inputs):
+        seen.extend(tensor.shape[0] for tensor in inputs if tensor.ndim == 3 and tensor.shape[0] < 100)
+        return graph.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled(function, backend=backend, **options))
+    torch._dynamo.reset()
+    yield seen
+    torch._dynamo.reset()
+
+
+def test_blocks_are_compiled_for_one_size(windows, graphs):
+    pixels = windows(5, 70)
+    backbone = load(NANO, 70, compiled=True, batch_size=2, layers=(0, -1))
+    assert max(distance(backbone(pixels), load(NANO, 70, layers=(0, -1))(pixels))) < 1e-5
+    assert graphs
+    assert set(graphs) == {2}
+    assert len(graphs) < len(backbone.blocks)  # one graph for all blocks, and not one each
+
+
+def test_sizes_are_tried_without_a_compilation_each(windows, graphs):
+    backbone = load(NANO, 70, compiled=True)
+
+    def rate(candidate, size):
+        candidate(windows(size, 70))
+        return size
+
+    assert find_batch_size(backbone, rate, block_windows=64) == 64
+    assert graphs == []
+    backbone.with_batch_size(2)(windows(1, 70))
+    assert set(graphs) == {2}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm:vit_nano_patch14_reg4_dinov2", "hf:facebook/dinov2-small"])
 def test_compiled_blocks_give_the_same_in_full_and_in_partial_batches(windows, name):
@@ -176,3 +222,87 @@ def test_compiled_blocks_give_the_same_in_full_and_in_partial_batches(windows, n
     found = backbone(pixels)
     assert max(distance(found, load(name, 70, layers=(0, -1))(pixels))) < 1e-5
     assert torch.equal(found[4:], backbone(np.concatenate([pixels[4:], pixels[4:]]))[:1])
+
+
+def test_a_machine_that_cannot_compile_is_one_line(windows, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def without_compiler(*_arguments, **_options):
+        def forward(*_tokens, **_named):
+            msg = "InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1 for more"
+            raise TorchDynamoException(msg)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    backbone = load(NANO, 70, compiled=True)
+    with pytest.raises(
+        BackboneError, match=r"No working C\+\+ compiler found\); it needs a C\+\+ compiler: install"
+    ) as caught:
+        backbone(windows(1, 70))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_is_one_line(tmp_path):
+    code = (
+        "import numpy as np, torch._inductor.config as config\n"
+        "config.cpp.cxx = ('no-such-compiler',)\n"
+        "from dlprobe.backbones import load_backbone\n"
+        "backbone = load_backbone('timm:test_vit', weights='random:0', device='cpu', window_px=160, compiled=True)\n"
+        "backbone(np.zeros((1, 160, 160, 3), np.uint8))\n"
+    )
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert run.stderr.splitlines()[-1].startswith("dlprobe.errors.BackboneError: torch.compile fails on this machine")
+
+
+def test_a_device_is_named_as_its_tensors_are(monkeypatch):
+    assert choose_device("auto" if not torch.cuda.is_available() else "cpu") == torch.empty(0).device
+
+    class Empty:
+        def __init__(self, _size, device):
+            self.device = torch.device(device.type, device.index or 0)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", Empty)
+    for name in ("auto", "cuda", "cuda:0"):
+        assert choose_device(name) == torch.device("cuda", 0)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_what_lies_on_a_device_is_not_pinned():
+    class OnDevice:
+        device = torch.device("cuda", 0)
+
+        def pin_memory(self):
+            msg = "only dense CPU tensors can be pinned"
+            raise RuntimeError(msg)
+
+        def to(self, device):
+            return device
+
+    for device in (torch.device("cuda"), torch.device("cuda", 0), torch.device("cuda", 1)):
+        assert to_device(OnDevice(), device) is device
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("bfloat16", True)])
+def test_float32_on_cuda_is_not_tf32(precision, allowed):
+    seen = []
+
+    def tokens(pixels):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return None, pixels
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        pins = Pins(engine="torch", precision=precision, device="cuda", batch_size=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is no CUDA to autocast for
+            TorchEngine(tokens, [], pins).compute(torch.zeros(2, 3, 4, 4))
+        assert seen == [(allowed, allowed)]
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

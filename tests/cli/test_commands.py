@@ -211,3 +211,62 @@ def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr(package, "scan", broken)
     result = dlprobe("scan", tmp_path, "-o", tmp_path / "m.parquet")
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory. Tried to allocate 2.00 GiB", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"]
+)
+def test_memory_of_a_device_that_does_not_last_is_one_line(manifest, tmp_path, monkeypatch, words):
+    def full(*_arguments, **_settings):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("dlprobe.extraction.extract", full)
+    run = dlprobe("extract", manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", *SMALL)
+    assert run.exit_code == 2
+    [line] = run.stderr.strip().splitlines()
+    assert line.startswith("error: the device's memory does not hold this")
+    assert "--batch-size" in line
+
+
+def test_another_error_of_a_device_keeps_its_traceback(manifest, tmp_path, monkeypatch):
+    def broken(*_arguments, **_settings):
+        msg = "CUDA error: an illegal memory access was encountered"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("dlprobe.extraction.extract", broken)
+    run = dlprobe("extract", manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", *SMALL)
+    assert isinstance(run.exception, RuntimeError)
+
+
+def test_options_of_a_cluster_reach_it_and_are_of_no_other_runner(manifest, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("dlprobe.extraction.RayRunner", lambda **options: seen.append(options) or "local")
+    arguments = ("extract", manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", *SMALL)
+    options = ("--workers", 2, "--cpus-per-worker", 3, "--address", "auto", "--worker-device", "cuda")
+    assert dlprobe(*arguments, "--runner", "ray", *options).exit_code == 0
+    assert seen == [{"address": "auto", "workers": 2, "cpus_per_worker": 3, "device": "cuda"}]
+    for option in zip(options[::2], options[1::2], strict=True):
+        run = dlprobe(*arguments, *option)
+        assert run.exit_code == 2
+        assert "are of --runner ray" in " ".join(re.sub(r"[│╭╮╰╯─]", " ", run.stderr).split())
+
+
+@pytest.mark.slow
+def test_compiled_blocks_from_end_to_end_and_taken_up_again(manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    cache = tmp_path / "cache"
+    command = ["extract", manifest, "-o", cache, "--backbone", "timm:test_vit", "--weights", "random:0"]
+    command += ["--window", 160, "--stride", 160, "--block-windows", 4, "--batch-size", 3, "--compile"]
+    first = dlprobe(*command, "--json")
+    assert first.exit_code == 0, first.output
+    whole = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    record = sorted((cache / "records").glob("0*.json"))[1]
+    record.unlink()
+    again = json.loads(dlprobe(*command, "--json").stdout)
+    assert again["done"] == 4
+    assert again["drift"] == 0
+    assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == whole
+    from dlprobe.cache import open_cache
+
+    assert open_cache(cache).pins.compiled
+    assert open_cache(cache).pins.batch_size == 2  # a block is two batches of two, and not of three and three

@@ -86,6 +86,14 @@ TRUTH = [
 ]
 
 
+@pytest.mark.parametrize("patch_px", [255, 256, 300])
+def test_coverage_of_patches_as_long_as_a_byte_and_longer(patch_px):
+    regions = np.zeros((patch_px, 2 * patch_px), np.uint8)
+    regions[:, patch_px:] = Provenance.INPAINTED
+    assert patch_coverage(regions, patch_px).tolist() == [[[255, 0, 0, 0], [0, 0, 255, 0]]]
+    assert patch_coverage(regions[None, :0], patch_px).shape == (1, 0, 2, 4)
+
+
 @pytest.mark.parametrize(("coverage", "pristine", "fake", "ignored"), TRUTH)
 def test_schemes_against_the_truth_table(coverage, pristine, fake, ignored):
     patch = np.array(coverage, np.uint8)

@@ -79,3 +79,19 @@ def test_the_command(tmp_path):
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert {"topic", "found", "value", "unit", "advice"} == set(rows[0])
     assert any(row["topic"] == "disk" and row["advice"] for row in rows)
+
+
+def test_a_batch_that_memory_does_not_hold_is_a_finding(monkeypatch):
+    import torch
+
+    def full(*_arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("dlprobe.doctor.engines._timed", full)
+    gemm = {("cpu", "float32"): 1.0, ("cpu", "bfloat16"): 1.0}
+    rows = list(compare_engines("timm:test_vit", "random:0", 160, gemm, timing=True))
+    timed = [row for row in rows if row.topic.startswith("timed")]
+    assert timed
+    for row in timed:
+        assert row.found.startswith("memory does not hold batches of 8 windows")
+        assert row.advice

@@ -393,3 +393,38 @@ def test_the_report_as_a_row(manifest, backbone, tmp_path):
     n = report.windows
     path = str(tmp_path / "cache")
     assert report.row() == {"path": path, "windows": n, "done": n, "skipped": 0, "rejected": 0, "drift": 0.0}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_a_device_sums_the_moments_that_a_thread_would(manifest, backbone, projection, tmp_path, dtype):
+    class OnDevice(projection.Projection):
+        """Says that it computes on CUDA: what follows its embeddings then follows there."""
+
+        def __init__(self):
+            super().__init__()
+            self.pins = replace(self.pins, device="cuda")
+
+        def __call__(self, windows):
+            found = super().__call__(windows)
+            found[windows.astype(int).sum(axis=(1, 2, 3)) % 5 == 0, 0, 0, 0] = np.nan  # some are rejected
+            return found
+
+    class OnCpu(OnDevice):
+        def __init__(self):
+            super().__init__()
+            self.pins = backbone.pins
+
+    found = []
+    for number, kind in enumerate((OnDevice, OnCpu)):
+        report = extract(manifest, kind(), tmp_path / str(number), dtype=dtype, **SETTINGS)
+        assert 0 < report.row()["rejected"] < report.windows
+        found.append(open_cache(tmp_path / str(number)).moments())
+    assert_array_equal(*found)
+    assert (found[0] != 0).any()
+
+
+def test_moments_that_a_device_has_summed_are_not_summed_again(manifest, projection, tmp_path, monkeypatch):
+    backbone = projection.Projection()
+    backbone.pins = replace(backbone.pins, device="cuda")
+    monkeypatch.delattr("dlprobe.extraction.embedding.moments")
+    extract(manifest, backbone, tmp_path / "cache", **SETTINGS)

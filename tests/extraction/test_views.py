@@ -97,3 +97,27 @@ def test_halves_merge_into_the_whole(cache, manifest, backbone, tmp_path):
     everything = np.arange(len(cache))
     assert_array_equal(found.regions(everything), cache.regions(everything))
     assert verify(tmp_path / "merged") == []
+
+
+def test_an_image_is_decoded_once_per_block_that_it_touches(manifest, backbone, tmp_path, *, tree, monkeypatch, cache):
+    read = []
+
+    def counted(root, row, window_px, **options):
+        read.append(row["path"])
+        return read_sample(root, row, window_px, **options)
+
+    monkeypatch.setattr("dlprobe.extraction.decoding.read_sample", counted)
+    extract(manifest, backbone, tmp_path / "one", **{**SETTINGS, "block_windows": len(cache.windows)})
+    assert sorted(read) == sorted(manifest.frame["path"])
+    read.clear()
+    extract(manifest, backbone, tmp_path / "many", **SETTINGS)
+    assert sorted(read) == sorted(cache.windows.groupby("block")["path"].unique().explode())
+    assert tree(tmp_path / "many") == tree(cache.path)
+
+
+def test_rejects_of_views_come_in_the_order_of_windows(manifest, backbone, tmp_path):
+    missing = manifest.frame["path"].iloc[[0, 1]]
+    torn = Manifest(manifest.frame.replace({path: f"absent-{path}" for path in missing}), manifest.root)
+    report = extract(torn, backbone, tmp_path / "cache", **{**SETTINGS, "block_windows": 1000})
+    assert len(report.rejected) == 6  # three views of two images of training
+    assert [reject.windows for reject in report.rejected] == sorted(reject.windows for reject in report.rejected)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import math
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 
 from dlprobe.backbones.base import Backbone
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 FIRST, MOST = 8, 512
 #: A size that is not this much faster than half of it is not worth its memory.
 WORTH = 1.03
-_REPEATS = 3
+#: What CUDA's libraries say when they, and not torch, find no memory; they raise a plain `RuntimeError`.
+_ALLOCATION_FAILURES = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 @runtime_checkable
@@ -38,36 +38,69 @@ class Resizable(Backbone, Protocol):
         ...
 
 
-def find_batch_size(backbone: Resizable) -> int:
+def find_batch_size(
+    backbone: Resizable, windows_per_s: Callable[[Resizable, int], float], *, block_windows: int = MOST
+) -> int:
     """Return the batch size up to which a backbone gets faster, or memory lasts.
+
+    Compiled blocks run as they are meanwhile: each size would be a compilation, of which torch makes eight and no more.
 
     Parameters
     ----------
     backbone : Resizable
         What embeds.
+    windows_per_s : callable
+        Measures the rate of a backbone in batches of a size, as the work itself will run them.
+    block_windows : int
+        Windows that are embedded together; larger batches would never be full.
 
     Raises
     ------
     BackboneError
         If memory does not hold a single window.
     """
-    return largest_worthwhile(lambda size: windows_per_s(backbone.with_batch_size(size), size), backbone.spec.backbone)
+    with torch.compiler.set_stance("force_eager"):
+        found = largest_worthwhile(
+            lambda size: windows_per_s(backbone.with_batch_size(size), size),
+            backbone.spec.backbone,
+            most=min(MOST, block_windows),
+        )
+    return evened(found, block_windows)
 
 
-def largest_worthwhile(rate: Callable[[int], float], name: str) -> int:
+def evened(batch_size: int, block_windows: int) -> int:
+    """Return the size of batches of equal size, as many as a block needs of this size.
+
+    A compiled network computes batches that are not full as if they were: of 48 it would compute 96 windows where a
+    block has 64, of 32 it computes 64.
+
+    Parameters
+    ----------
+    batch_size : int
+        Largest size.
+    block_windows : int
+        Windows in a block.
+    """
+    return math.ceil(block_windows / math.ceil(block_windows / batch_size))
+
+
+def largest_worthwhile(rate: Callable[[int], float], name: str, *, most: int = MOST) -> int:
     """Return the largest size for which doubling still paid.
 
     Parameters
     ----------
     rate : callable
-        From a size to windows per second; raises `torch.OutOfMemoryError` if it is too large.
+        From a size to windows per second; raises what `is_out_of_memory` knows if it is too large.
     name : str
         Of the backbone, for the message.
+    most : int
+        Largest size.
     """
-    best, fastest, size = 0, 0.0, FIRST
-    while size <= MOST and (found := _tried(rate, size)) >= WORTH * fastest and found > 0:
-        best, fastest, size = size, found, 2 * size
-    size = FIRST
+    first = min(FIRST, most)
+    best, fastest, size = 0, 0.0, first
+    while size > best and (found := _tried(rate, size)) >= WORTH * fastest and found > 0:
+        best, fastest, size = size, found, min(2 * size, most)
+    size = first
     while best == 0 and size > 1:
         size //= 2
         best = size if _tried(rate, size) > 0 else 0
@@ -86,22 +119,25 @@ def halved(backbone: Resizable) -> Resizable:
     return backbone.with_batch_size(size // 2)
 
 
-def windows_per_s(backbone: Backbone, batch_size: int) -> float:
-    """Return the rate at which a backbone embeds noise in batches of one size, after one to warm up."""
-    side = backbone.spec.window_px
-    noise = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
-    backbone(noise).sum().item()
-    start = time.perf_counter()
-    for _ in range(_REPEATS):
-        backbone(noise).sum().item()
-    return _REPEATS * batch_size / (time.perf_counter() - start)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory did not last, whoever says it: torch, cuBLAS, cuDNN or the driver."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION_FAILURES)
+
+
+def release_memory() -> None:
+    """Give back what torch keeps of a device's memory; what an exception's traceback still holds stays."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _tried(rate: Callable[[int], float], size: int) -> float:
     """Return the rate; 0 if memory did not last."""
     try:
         return rate(size)
-    except torch.OutOfMemoryError:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return 0.0
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory()  # here, and not above, where the traceback still holds what filled it
+    return 0.0

@@ -20,7 +20,7 @@ DEFAULT_BATCH_SIZES = {"cpu": 8, "cuda": 64}
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device of that name; ``auto`` is CUDA where there is one, else the CPU.
+    """Return the device of that name, numbered as tensors say it; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises
     ------
@@ -28,12 +28,11 @@ def choose_device(device: str) -> torch.device:
         If it is unknown or absent; nothing falls back to another device silently.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
         if chosen.type != "meta":
-            torch.empty(0, device=chosen)
-            return chosen
+            return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         msg = f"device {device!r} is not on this machine; write auto, cpu{_cuda_names()} (--device)"
         raise BackboneError(msg) from error

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a tensor on a device; on CUDA from pinned memory, on a stream of its own, while earlier work goes on."""
-    if device.type != "cuda" or tensor.device == device:
+    if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     with torch.cuda.stream(_copies(device, "in")):
         moved = tensor.pin_memory().to(device, non_blocking=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dlprobe.backbones.engines.batching import is_out_of_memory
 from dlprobe.backbones.engines.choosing import PRECISIONS
+from dlprobe.errors import BackboneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from dlprobe.spec import Pins
 
@@ -52,14 +54,49 @@ class TorchEngine:
         return lambda: found
 
     def compute(self, pixels: torch.Tensor) -> Tokens:
-        """Return the tokens of a batch; differentiable with respect to the network."""
+        """Return the tokens of a batch; differentiable with respect to the network.
+
+        Raises
+        ------
+        BackboneError
+            If the blocks are to be compiled and this machine cannot.
+        """
         count = len(pixels)
         if self._pins.compiled and count < self._pins.batch_size:
             pixels = torch.cat([pixels, pixels[-1:].expand(self._pins.batch_size - count, -1, -1, -1)])
         with self._precision():
-            summary, patches = self._tokens(pixels)
+            summary, patches = self._compiled(pixels) if self._pins.compiled else self._tokens(pixels)
         return None if summary is None else summary[:count], patches[:count]
+
+    def _compiled(self, pixels: torch.Tensor) -> Tokens:
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self._tokens(pixels)
+        except TorchDynamoException as error:
+            if is_out_of_memory(error):
+                raise
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            needs = "Triton" if self._pins.device == "cuda" else "a C++ compiler"
+            msg = (
+                f"torch.compile fails on this machine ({reason}); it needs {needs}: install it, or leave --compile out"
+            )
+            raise BackboneError(msg) from error
 
     def _precision(self) -> AbstractContextManager[Any]:
         dtype = PRECISIONS[self._pins.precision]
-        return nullcontext() if dtype is torch.float32 else torch.autocast(self._pins.device, dtype=dtype)
+        if dtype is not torch.float32:
+            return torch.autocast(self._pins.device, dtype=dtype)
+        return _without_tf32() if self._pins.device == "cuda" else nullcontext()
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Let float32 mean float32: torch has convolutions computed with ten bits of mantissa unless told otherwise."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, products.allow_tf32
+    cudnn.allow_tf32 = products.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, products.allow_tf32 = before

@@ -3,58 +3,68 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
-import threading
+import time
 from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dlprobe.cache.buffers import Buffers
-from dlprobe.cache.writer import join_writer
+from dlprobe.backbones.loading import recipe_of
 from dlprobe.errors import BackboneError, CacheError
-from dlprobe.extraction.decoding import decoded_ahead
-from dlprobe.extraction.embedding import BlockWork, embed_blocks
-from dlprobe.extraction.planning import degradations_of
-from dlprobe.extraction.runners.local import write
+from dlprobe.extraction.runners.worker import IN_HAND, BlockWorker, order_of, pins_there
 from dlprobe.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from dlprobe.backbones.base import Backbone
     from dlprobe.cache import CacheWriter
     from dlprobe.extraction.runners.base import Job
+    from dlprobe.extraction.runners.worker import Order
 
-#: Blocks in the hands of a worker: one is decoded or written while the other is embedded.
-_IN_HAND = 2
-#: Workers that may die over one block before it is taken for the cause.
+#: Workers that may die over one block, with nothing else in their hands, before it is taken for the cause.
 _MOST_DEATHS = 3
 #: How long a cluster may take to answer.
 _ANSWER_S = 5
+#: How long workers that are free may take to be reserved, and how often that is looked at.
+_RESERVE_S, _LOOK_S = 2.0, 0.1
+#: How long no block may be recorded before it is looked at whether the workers' machines are still there.
+_SILENCE_S = 60.0
+_ADDRESS = "RAY_ADDRESS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayRunner:
     """Maps blocks over a Ray cluster, an actor for each GPU or for some CPU cores.
 
-    Images and the cache must be reachable from every machine by the same paths or URLs. A worker that dies costs the
-    blocks in its hands, which others compute again.
+    Images, weights and the cache must be reachable from every machine by the same paths or URLs. A backbone that was
+    loaded by name is loaded again by each worker, and must be the same there; one of your own is pickled. A worker that
+    dies costs the blocks in its hands, which others compute again.
 
     Parameters
     ----------
     address : str, optional
-        Of a cluster, such as ``auto`` or ``ray://HOST:10001``; without it, the one that this process is connected to,
-        else one that is started on this machine and ended afterwards.
+        Of a cluster: ``auto`` for the one that runs on this machine, ``HOST:6379``, ``ray://HOST:10001``, or ``local``
+        for one of its own. Without it, the cluster that this process is connected to, else that of the environment
+        variable ``RAY_ADDRESS``, else one of its own: started on this machine, whatever runs there, and ended at last.
     workers : int, optional
-        Actors; by default as many as there are GPUs, or CPU cores for.
+        Actors; by default as many as there are GPUs, or CPU cores for, and are free.
     cpus_per_worker : int
         Cores of an actor that embeds on the CPU, and its number of threads there.
+    wait_s : float
+        How long to wait for workers while others hold the cluster's resources.
+    device : str, optional
+        What workers compute on, ``cuda``, where this machine has no such device; by default the backbone's own.
     """
 
     address: str | None = None
     workers: int | None = None
     cpus_per_worker: int = 1
+    wait_s: float = 60.0
+    device: str | None = None
 
     def __post_init__(self) -> None:
         """Raise `CacheError` if a number is out of range."""
@@ -62,31 +72,79 @@ class RayRunner:
             msg = f"{self.workers} workers of {self.cpus_per_worker} CPU cores; give at least one of each"
             raise CacheError(msg)
 
+    def placed(self, backbone: Backbone) -> Backbone:
+        """Return the backbone as it is on the workers' device; itself if that is its own.
+
+        Raises
+        ------
+        BackboneError
+            If it was not loaded by name, or cannot be loaded there.
+        """
+        if self.device is None:
+            return backbone
+        require("ray", "the runner ray", "ray")
+        recipe = recipe_of(backbone)
+        if recipe is None:
+            msg = f"{backbone.spec.backbone} was not loaded by name, and no worker can load it on {self.device}"
+            raise BackboneError(msg)
+        from dlprobe.extraction.runners.elsewhere import Elsewhere  # which needs torch
+
+        return Elsewhere(backbone, recipe, self._call(pins_there, recipe, self.device), self._call)
+
     def run(self, job: Job, writer: CacheWriter, blocks: Sequence[int], written: Callable[[int], None]) -> None:
         """Compute and record blocks, in any order."""
         require("ray", "the runner ray", "ray")
         if not blocks:
             return
-        with self._cluster():
-            pool = _Pool(self, job, writer, len(blocks))
+        needs = self._needs(job.backbone.pins.device)
+        order = order_of(job, writer, None if "GPU" in needs else self.cpus_per_worker)
+        with self._cluster(), self._reserved(needs, len(blocks)) as groups:
+            pool = _Pool(order, writer, needs, groups)
             try:
                 pool.run(deque(blocks), written)
             finally:
                 pool.end()
                 writer.sweep()
 
-    def actors(self, job: Job, blocks: int) -> tuple[int, dict[str, Any]]:
-        """Return how many actors there are to be, and what each of them needs."""
+    def _needs(self, device: str) -> dict[str, int]:
+        return {"GPU": 1, "CPU": 1} if device.startswith("cuda") else {"CPU": self.cpus_per_worker}
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function where a worker would be, and return or raise what it does."""
         import ray
 
-        kind = "GPU" if job.backbone.pins.device.startswith("cuda") else "CPU"
-        each = 1 if kind == "GPU" else self.cpus_per_worker
-        found = int(ray.cluster_resources().get(kind, 0)) // each
-        count = min(self.workers or found, blocks)
-        if found < max(count, 1):
-            msg = f"the Ray cluster has room for {found} workers of {each} {kind}; ask for fewer, or for smaller ones"
+        needs = self._needs(self.device or "cpu")
+        with self._cluster(), self._reserved(needs, 1) as [group]:
+            placed = ray.remote(**_resources(needs), scheduling_strategy=_place(group))(function)
+            try:
+                return ray.get(placed.remote(*arguments))
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+
+    @contextmanager
+    def _reserved(self, needs: dict[str, int], blocks: int) -> Iterator[list[Any]]:
+        """Hold the places of workers, each on one machine; raise `CacheError` if there are too few, or none is free."""
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        room = _room(needs)
+        count = min(self.workers or room, blocks)
+        if room < max(count, 1):
+            msg = f"the Ray cluster has room for {room} workers of {_told(needs)}; ask for fewer, or for smaller ones"
             raise CacheError(msg)
-        return count, {"num_gpus": 1, "num_cpus": 1} if kind == "GPU" else {"num_cpus": each}
+        groups = [placement_group([needs]) for _ in range(count)]
+        try:
+            fewest = count if self.workers else 1
+            free = _created(groups, fewest, self.wait_s)
+            if len(free) < fewest:
+                msg = (
+                    f"waited {self.wait_s:g} s for {fewest} workers of {_told(needs)}: others hold the Ray cluster, "
+                    f"which has room for {len(free)} now; wait for them, or ask for fewer or smaller ones (--workers)"
+                )
+                raise CacheError(msg)
+            yield free
+        finally:
+            for group in groups:
+                remove_placement_group(group)
 
     @contextmanager
     def _cluster(self) -> Iterator[None]:
@@ -95,13 +153,15 @@ class RayRunner:
         if ray.is_initialized() and self.address is None:
             yield
             return
-        own = {} if self.address else {"include_dashboard": False, "num_cpus": self._own_cpus()}
+        address = self.address or os.environ.get(_ADDRESS) or "local"
+        own = {"include_dashboard": False, "num_cpus": self._own_cpus()} if address == "local" else {}
         try:
-            _require_answer(self.address or "")
-            ray.init(address=self.address, logging_level=logging.ERROR, log_to_driver=False, **own)
+            _require_answer(address)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            msg = f"no Ray cluster at {self.address or 'this machine'} ({reason}); start one with `ray start --head`"
+            place = "this machine" if address == "local" else address
+            msg = f"no Ray cluster at {place} ({reason}); start one with `ray start --head`, or leave the address out"
             raise CacheError(msg) from error
         try:
             yield
@@ -119,117 +179,171 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
 
 
-class BlockWorker:
-    """Writes blocks of a cache whose lock the driver holds.
+def _room(needs: dict[str, int]) -> int:
+    """Return how many workers the machines have room for if nobody else is there; a worker has all it needs on one."""
+    import ray
 
-    Parameters
-    ----------
-    job : Job
-        What blocks are made from.
-    path : path
-        Of the cache.
-    threads : int, optional
-        Of torch on the CPU; None leaves the process's own number.
-    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int(machine.get(kind, 0) // each) for kind, each in needs.items()) for machine in machines)
 
-    def __init__(self, job: Job, path: Path | str, threads: int | None = None) -> None:
-        if threads is not None:
-            import torch
 
-            torch.set_num_threads(threads)
-        self._job = job
-        self._writer = join_writer(path)
-        self._memory = Buffers((_IN_HAND + 1) * len(self._writer.layout.block_arrays))
-        self._embedding = threading.Lock()
+def _told(needs: dict[str, int]) -> str:
+    return " and ".join(f"{each} {kind}" for kind, each in needs.items())
 
-    def write(self, block: int) -> int:
-        """Decode, embed, store and record a block; return its number."""
-        job, layout = self._job, self._writer.layout
-        windows = job.windows[slice(*layout.block_range(block))]
-        degradations = degradations_of(layout.spec)
-        with decoded_ahead(
-            job.manifest, [windows], layout.spec.model, degradations, max_pixels=job.max_pixels
-        ) as decoded:
-            images = next(decoded)
-        with self._embedding:
-            work = BlockWork(job.manifest, layout, block, images, self._memory)
-            [work] = embed_blocks(job.backbone, [work])
-        write(self._writer, block, work.content())
-        return block
+
+def _resources(needs: dict[str, int]) -> dict[str, int]:
+    return {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0)}
+
+
+def _place(group: Any) -> Any:
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+
+
+def _created(groups: list[Any], fewest: int, wait_s: float) -> list[Any]:
+    """Wait for places to become free, for a moment longer than the fewest need, and return those that are."""
+    begun = time.monotonic()
+    while True:
+        found = _held(groups)
+        waited = time.monotonic() - begun
+        if len(found) == len(groups) or waited >= (_RESERVE_S if len(found) >= fewest else wait_s):
+            return found
+        time.sleep(_LOOK_S)
+
+
+def _held(groups: Iterable[Any]) -> list[Any]:
+    """Return which places the cluster holds for us at this moment."""
+    from ray.util.placement_group import placement_group_table
+
+    states = placement_group_table()
+    return [group for group in groups if states[group.id.hex()]["state"] == "CREATED"]
+
+
+class _Seat:
+    """A place in the cluster, the actor that sits there, and the blocks in its hands, by task."""
+
+    def __init__(self, group: Any, start: Callable[[], Any]) -> None:
+        self.group = group
+        self._start = start
+        self._actor = start()
+        self.hand: dict[Any, int] = {}
+
+    def give(self, block: int) -> None:
+        self.hand[self._actor.write.remote(block)] = block
+
+    def replace(self) -> list[int]:
+        """Put another actor into the place of one that died; return the blocks that were in its hands."""
+        self.end()
+        lost = list(self.hand.values())
+        self.hand.clear()
+        self._actor = self._start()
+        return lost
+
+    def end(self) -> None:
+        import ray
+
+        ray.kill(self._actor)
 
 
 class _Pool:
-    """Actors, and which blocks each of them has in its hands."""
+    """Actors, and which blocks are under suspicion of having killed one."""
 
-    def __init__(self, runner: RayRunner, job: Job, writer: CacheWriter, blocks: int) -> None:
+    def __init__(self, order: Order, writer: CacheWriter, needs: dict[str, int], groups: list[Any]) -> None:
         import ray
 
         self._writer = writer
-        count, needs = runner.actors(job, blocks)
-        try:
-            self._job = ray.put(job)
-        except TypeError as error:
-            msg = (
-                f"{job.backbone.spec.backbone} cannot be sent to other machines ({str(error).splitlines()[0]}); "
-                "use the engine torch, or shards (--shard)"
-            )
-            raise BackboneError(msg) from error
-        self._threads = None if "num_gpus" in needs else runner.cpus_per_worker
-        self._made = ray.remote(max_concurrency=_IN_HAND, **needs)(BlockWorker)
+        made = ray.remote(max_concurrency=IN_HAND, **_resources(needs))(BlockWorker)
+        sent = ray.put(order)
+        placed = [(group, made.options(scheduling_strategy=_place(group))) for group in groups]
+        self._seats = [_Seat(group, partial(actor.remote, sent)) for group, actor in placed]
         self._deaths: Counter[int] = Counter()
-        self._in_work: dict[Any, tuple[int, Any, int]] = {}
-        self._actors = [self._start() for _ in range(count)]
+        self._suspects: set[int] = set()
 
     def run(self, waiting: deque[int], written: Callable[[int], None]) -> None:
         """Keep every actor supplied until all blocks are recorded."""
         import ray
 
-        for place in [*range(len(self._actors))] * _IN_HAND:
-            self._give(place, waiting)
-        while self._in_work:
-            [task], _ = ray.wait(list(self._in_work), num_returns=1)
-            place, actor, block = self._in_work.pop(task)
-            if self._is_recorded(task, block):
-                written(block)
-            else:
-                waiting.appendleft(block)
-                if self._actors[place] is actor:  # the first of its blocks to tell of its death
-                    ray.kill(actor)
-                    self._actors[place] = self._start()
-            self._give(place, waiting)
+        for many in range(1, IN_HAND + 1):
+            for seat in self._seats:
+                self._supply(seat, waiting, many)
+        while tasks := {task: seat for seat in self._seats for task in seat.hand}:
+            done, _ = ray.wait(list(tasks), num_returns=1, timeout=_SILENCE_S)
+            if not done:
+                self._clear_lost(waiting)
+                continue
+            [task] = done
+            seat = tasks[task]
+            block = seat.hand.pop(task)
+            reason = _cause_of_death(task)
+            for number in [block] if reason is None else self._bury(seat, block, reason, waiting):
+                written(number)
+            self._supply(seat, waiting)
 
     def end(self) -> None:
         """End all actors, and wait until none of them writes any more."""
         import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
-        if self._in_work:
-            ray.wait(list(self._in_work), num_returns=len(self._in_work))
+        for seat in self._seats:
+            seat.end()
+        if left := [task for seat in self._seats for task in seat.hand]:
+            ray.wait(left, num_returns=len(left))
 
-    def _start(self) -> Any:
-        return self._made.remote(self._job, str(self._writer.path), self._threads)
+    def _supply(self, seat: _Seat, waiting: deque[int], many: int = IN_HAND) -> None:
+        """Give blocks to an actor; one that an actor died over is given alone, so that what kills is known."""
+        while waiting and len(seat.hand) < many:
+            if seat.hand and not self._suspects.isdisjoint({waiting[0], *seat.hand.values()}):
+                return
+            seat.give(waiting.popleft())
 
-    def _give(self, place: int, waiting: deque[int]) -> None:
-        if waiting:
-            block, actor = waiting.popleft(), self._actors[place]
-            self._in_work[actor.write.remote(block)] = place, actor, block
+    def _clear_lost(self, waiting: deque[int]) -> None:
+        """Give the blocks of actors whose machines have left the cluster, and that wait for others, to those that work.
 
-    def _is_recorded(self, task: Any, block: int) -> bool:
-        """Tell whether a task recorded its block; if not, its worker died. Raise what the block's own work raised."""
-        import ray
+        Raises
+        ------
+        CacheError
+            If none does.
+        """
+        held = _held(seat.group for seat in self._seats)
+        for seat in [seat for seat in self._seats if seat.group not in held]:
+            seat.end()
+            waiting.extendleft(seat.hand.values())
+            self._seats.remove(seat)
+        if not self._seats:
+            path = self._writer.path
+            msg = (
+                f"the machines of all workers have left the Ray cluster; run the same command again, {path} will go on"
+            )
+            raise CacheError(msg)
+        for seat in self._seats:
+            self._supply(seat, waiting)
 
-        try:
-            ray.get(task)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayActorError as error:
-            if block not in self._writer.missing:  # it died before it could answer
-                return True
+    def _bury(self, seat: _Seat, block: int, reason: str, waiting: deque[int]) -> list[int]:
+        """Put another actor into the place of a dead one; return which of its blocks are recorded all the same.
+
+        The others are computed again, each with no other beside it.
+        """
+        hand = [block, *seat.replace()]
+        missing = set(self._writer.missing)
+        lost = [number for number in hand if number in missing]
+        if lost == hand == [block]:
             self._deaths[block] += 1
-            if self._deaths[block] >= _MOST_DEATHS:
-                reason = str(error).strip().splitlines()[-1]
-                msg = f"{_MOST_DEATHS} workers died over block {block} of {self._writer.path} ({reason}); mend that"
-                raise CacheError(msg) from error
-            return False
-        return True
+        if self._deaths[block] >= _MOST_DEATHS:
+            msg = f"{_MOST_DEATHS} workers died over block {block} of {self._writer.path} ({reason}); mend that"
+            raise CacheError(msg)
+        self._suspects.update(lost)
+        waiting.extendleft(reversed(lost))
+        return [number for number in hand if number not in missing]
+
+
+def _cause_of_death(task: Any) -> str | None:
+    """Return why the worker of a task died; None if it recorded its block. Raise what the block's own work raised."""
+    import ray
+
+    try:
+        ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        return str(error).strip().splitlines()[-1]
+    return None

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from dlprobe.extraction.embedding import BlockContent
     from dlprobe.extraction.runners.base import Job
 
-#: Threads that finish and write blocks, each one block at a time.
-WRITERS = max(1, min(4, (os.cpu_count() or 1) // 4))
+#: Threads that finish and write blocks, each one block at a time: a hash takes a millisecond a window.
+WRITERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 class LocalRunner:

@@ -20,7 +20,6 @@ from dlprobe.cache.stores.gather import runs, scatter
 from dlprobe.cache.stream import stream
 from dlprobe.data.manifest import Manifest
 from dlprobe.errors import CacheError, DataError
-from dlprobe.spec import Pins
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
     from dlprobe.cache.care.verify import Damage
     from dlprobe.cache.layout import ArrayLayout
     from dlprobe.cache.places import Opened
-    from dlprobe.spec import CacheSpec, ModelSpec
+    from dlprobe.cache.stores import Store
+    from dlprobe.spec import CacheSpec, ModelSpec, Pins
 
     _Runs = list[tuple[int, NDArray[np.int64]]]
     Take = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
@@ -96,21 +96,17 @@ class FeatureCache:
         The back end.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, store: Store | None = None) -> None:
         self.place = open_place(path)
         self.path: Path | str = self.place.path
-        self.store = open_store(self.place)
+        self.store = store or open_store(self.place)
         self._layout = self.store.layout
         self._arrays = self._layout.arrays()
         self.cache_spec: CacheSpec = self._layout.spec
         self.model_spec: ModelSpec = self.cache_spec.model
-        try:
-            self.pins = Pins(**self.store.attrs["pins"])
-            self.software: dict[str, str] = dict(self.store.attrs["software"])
-            self.origin: dict[str, str] = dict(self.store.attrs["origin"])
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"the attributes of {path} are damaged ({error}); run `dlprobe cache verify {path}`"
-            raise CacheError(msg) from error
+        self.pins: Pins = self.store.attrs.pins
+        self.software: dict[str, str] = dict(self.store.attrs.software)
+        self.origin: dict[str, str] = dict(self.store.attrs.origin)
         self.n_blocks = self._layout.n_blocks
         rows, cols, width = self._arrays["embeddings"].shape[1:]
         self.shape: tuple[int, int, int, int] = (self._layout.n_windows, rows, cols, width)
@@ -134,7 +130,7 @@ class FeatureCache:
         try:
             table = pq.read_table(pa.BufferReader(self.store.fixed("manifest")))
             return Manifest(table.to_pandas(), ".")
-        except (pa.ArrowException, OSError, DataError) as error:
+        except (pa.ArrowException, OSError, ValueError, DataError) as error:
             msg = f"the manifest in {self.path} is damaged; run `dlprobe cache verify {self.path}`"
             raise CacheError(msg) from error
 
@@ -175,6 +171,10 @@ class FeatureCache:
     def _windows(self) -> pd.DataFrame:
         array = self._arrays["windows"]
         fields = np.frombuffer(self.store.fixed("windows"), array.dtype).reshape(array.shape)
+        images = fields[:, WINDOW_FIELDS.index("image")]
+        if images.size and not 0 <= images.min() <= images.max() < len(self.manifest):
+            msg = f"the windows table in {self.path} is damaged; run `dlprobe cache verify {self.path}`"
+            raise CacheError(msg)
         return window_table(fields, self.manifest, self.cache_spec.block_windows)
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlprobe.cache.layout import LOCKS, RECORDS, ROOT_RECORD, Layout, attributes, record_name, recorded_blocks
+from dlprobe.cache.layout import LOCKS, RECORDS, ROOT_RECORD, Attributes, Layout, record_name, recorded_blocks
 from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
 from dlprobe.cache.places import open_place
 from dlprobe.cache.records import (
@@ -24,7 +24,7 @@ from dlprobe.cache.records import (
 )
 from dlprobe.cache.stores import STORED_NAMES, STORES, open_store, store_kind
 from dlprobe.errors import CacheError, OutputError
-from dlprobe.spec import Pins, require_same
+from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dlprobe.cache.locks import Shard
     from dlprobe.cache.places import Place
     from dlprobe.cache.stores import Store
-    from dlprobe.spec import CacheSpec
+    from dlprobe.spec import CacheSpec, Pins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,11 @@ class CachePlan:
     def layout(self) -> Layout:
         """Arrays and blocks that follow."""
         return Layout(self.spec, len(self.windows), len(self.manifest))
+
+    @property
+    def attributes(self) -> Attributes:
+        """What the cache is to say of itself."""
+        return Attributes(spec=self.spec, pins=self.pins, software=self.software, origin=self.origin)
 
     @property
     def fixed(self) -> dict[str, bytes]:
@@ -275,15 +280,17 @@ def _set_up(place: Place, plan: CachePlan) -> Store:
 
 def create_store(place: Place, plan: CachePlan, *, kind: str, compress: bool) -> Store:
     """Make everything of a cache that belongs to no block, without a root record."""
-    attrs = attributes(plan.spec, plan.pins, plan.software, plan.origin)
     back_end: type[Store] = STORES[kind]
-    return back_end.create(place, plan.layout, attrs, plan.fixed, compress=compress)
+    return back_end.create(place, plan.layout, plan.attributes, plan.fixed, compress=compress)
 
 
 def root_record(store: Store) -> RootRecord:
     """Return the record of what a back end holds beside its blocks."""
     found = {name: Digest.of_named(store.place, name) for name in store.fixed_names()}
-    return RootRecord(store.layout.spec.fingerprint, {name: digest for name, digest in found.items() if digest})
+    files = {name: digest for name, digest in found.items() if digest}
+    layout = store.layout
+    counts = {"windows": layout.n_windows, "manifest_bytes": layout.manifest_bytes}
+    return RootRecord(layout.spec.fingerprint, files, store.attrs.record(), counts, store.offsets)
 
 
 def _resume(place: Place, plan: CachePlan, *, allow_mixed: bool) -> Store:
@@ -295,7 +302,7 @@ def _resume(place: Place, plan: CachePlan, *, allow_mixed: bool) -> Store:
     require_same(store.layout.spec, plan.spec, f"the cache {place} and this extraction", advice)
     if not allow_mixed:
         advice = "use the same pins, or allow a mixed cache (--allow-mixed)"
-        require_same(Pins(**store.attrs["pins"]), plan.pins, f"the pins of the cache {place} and of this run", advice)
+        require_same(store.attrs.pins, plan.pins, f"the pins of the cache {place} and of this run", advice)
     if store.fixed("windows") != plan.fixed["windows"]:
         msg = f"the windows table of {place} is not that of this manifest; run `dlprobe cache verify {place}`"
         raise CacheError(msg)

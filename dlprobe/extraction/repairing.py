@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
 from dlprobe.backbones import load_backbone
 from dlprobe.cache import FeatureCache, open_writer, verify
-from dlprobe.cache.care.restoring import restore_fixed
+from dlprobe.cache.care.restoring import restore_fixed, told_of
 from dlprobe.cache.care.verify import Damage
 from dlprobe.cache.layout import WINDOW_FIELDS
 from dlprobe.cache.places import open_place
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
+    from dlprobe.cache import CachePlan
+    from dlprobe.cache.layout import Attributes
     from dlprobe.cache.places import Place
     from dlprobe.cache.records import BlockRecord
     from dlprobe.data.manifest import Manifest
@@ -117,9 +119,10 @@ def repair(
     damages = verify(path)
     if not damages:
         return RepairReport(place.path, (), (), ())
-    planned = plan(manifest, backbone.spec, **(_settings_of(path) or settings))
+    begun = _told_of(path)
+    planned = plan(manifest, backbone.spec, **(_settings_of(begun.spec) if begun else settings))
     made_from = cache_plan(planned, manifest, backbone)
-    restored = restore_fixed(path, made_from) if _needs_restoring(damages) else []
+    restored = restore_fixed(path, _as_begun(made_from, begun)) if _needs_restoring(damages) else []
     damages = [damage for damage in verify(path) if damage.block is not None]
     with sigterm_raises(), open_writer(path, made_from, allow_mixed=allow_mixed) as writer:
         blocks = sorted({damage.block for damage in damages if damage.block is not None})
@@ -207,11 +210,11 @@ def backbone_of(path: str | os.PathLike[str], *, weights: str | None = None) -> 
     IdentityError
         If what was loaded is not the model of the cache; the message names the fields.
     """
-    cache = FeatureCache(path)
-    spec, pins = cache.model_spec, cache.pins
+    begun = told_of(path)
+    spec, pins = begun.spec.model, begun.pins
     backbone = load_backbone(
         spec.backbone,
-        weights=weights or cache.origin["weights"],
+        weights=weights or begun.origin["weights"],
         device=pins.device,
         engine=pins.engine,
         precision=pins.precision,
@@ -256,11 +259,21 @@ def _needs_restoring(damages: list[Damage]) -> bool:
     return any(damage.block is None for damage in damages)
 
 
-def _settings_of(path: str | os.PathLike[str]) -> PlanSettings | None:
+def _told_of(path: str | os.PathLike[str]) -> Attributes | None:
     try:
-        spec: CacheSpec = FeatureCache(path).cache_spec
+        return told_of(path)
     except CacheError:
         return None
+
+
+def _as_begun(plan: CachePlan, begun: Attributes | None) -> CachePlan:
+    """Give a plan the pins, versions and origin that a cache was begun with, which are stored and no identity."""
+    if begun is None:
+        return plan
+    return replace(plan, pins=begun.pins, software=begun.software, origin=begun.origin)
+
+
+def _settings_of(spec: CacheSpec) -> PlanSettings:
     names = PlanSettings.__annotations__
     return cast("PlanSettings", {name: getattr(spec, name) for name in names})
 

@@ -1,5 +1,6 @@
 """Repair restores the recorded bytes and touches nothing else; rechecking finds what no checksum can."""
 
+import json
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from dlprobe.cache import convert, open_cache, verify
 from dlprobe.errors import CacheError, IdentityError
 from dlprobe.extraction import extract, recheck, repair
+from dlprobe.spec import canonical_json, fingerprint
 
 SETTINGS = {"stride_px": 40, "block_windows": 4}
 KINDS = {
@@ -124,15 +126,37 @@ def test_an_image_that_changed_since_is_said(whole, projection, backbone, tmp_pa
     assert verify(copy) == []
 
 
-def test_metadata_that_another_version_wrote_are_not_guessed(copy, manifest, backbone, monkeypatch, tree):
-    from dlprobe.extraction import running
+@pytest.mark.parametrize("where", ["metadata", "records/root.json"])
+def test_versions_that_began_a_cache_stay_in_its_metadata(copy, manifest, backbone, is_whole, where):
+    flip(copy / (open_cache(copy).store.fixed_names()[0].partition("#")[0] if where == "metadata" else where), 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dlprobe.extraction.running._software", lambda: {"dlprobe": "another"})
+        assert len(repair(manifest, backbone, copy).restored) == 1
+    assert is_whole()
 
-    monkeypatch.setattr(running, "_software", lambda: {"dlprobe": "another"})
+
+def test_metadata_that_do_not_come_out_again_are_not_guessed(copy, manifest, backbone, projection, tree):
     name = open_cache(copy).store.fixed_names()[0].partition("#")[0]
     flip(copy / name, 300)
+    body = json.loads((copy / "records" / "root.json").read_text())
+    body["attributes"]["software"] = {"dlprobe": "another"}
+    del body["checksum"]
+    (copy / "records" / "root.json").write_text(canonical_json({**body, "checksum": fingerprint(body)}))
     before = tree(copy)
     with pytest.raises(CacheError, match="cannot be made again as it was"):
         repair(manifest, backbone, copy, **SETTINGS)
+    assert tree(copy) == before
+
+
+def test_a_cache_whose_root_record_has_no_spare_copy(copy, manifest, backbone, tree):
+    body = json.loads((copy / "records" / "root.json").read_text())
+    for name in ("attributes", "counts", "offsets", "checksum"):
+        del body[name]
+    (copy / "records" / "root.json").write_text(canonical_json({**body, "checksum": fingerprint(body)}))
+    before, cache = tree(copy), open_cache(copy)
+    flip_chunk(cache, "coverage", 1)
+    flip(copy / cache.store.fixed_names()[0].partition("#")[0], 3)
+    repair(manifest, backbone, copy, **SETTINGS, dtype=cache.cache_spec.dtype)
     assert tree(copy) == before
 
 

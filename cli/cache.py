@@ -50,14 +50,20 @@ def verify(
         msg = "--deep reads images; name the cache's manifest with --manifest"
         raise typer.BadParameter(msg)
     damages = run(path)
-    if deep and manifest is not None and not damages:
+    said = "every stored byte agrees with its checksum"
+    if damages:
+        left_out = "; no window was embedded again (--deep)" if deep else ""
+        said = f"{len(damages)} damages{left_out}; mend them with `dlprobe cache repair {path} MANIFEST`"
+    elif deep and manifest is not None:
         from dlprobe.data import Manifest
         from dlprobe.extraction import backbone_of, recheck
 
         table, model = Manifest.read(manifest, root), backbone_of(path, weights=weights)
         damages = recheck(table, model, path, deep, seed=seed, **pixel_limit(max_pixels))
+        if damages:
+            said += f", yet {len(damages)} of the images or windows drawn are other ones now; extract to another path"
     emit([damage._asdict() for damage in damages], as_json=as_json)
-    talk(f"{len(damages)} damages" if damages else "every stored byte agrees with its checksum")
+    talk(said)
     if damages:
         raise typer.Exit(EXIT_REJECTS)
 

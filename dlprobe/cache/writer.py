@@ -116,6 +116,11 @@ class CacheWriter:
         return self.place.path
 
     @property
+    def pins(self) -> Pins:
+        """How the cache was begun."""
+        return self._store.attrs.pins
+
+    @property
     def n_windows(self) -> int:
         """Windows in the blocks of this shard."""
         return sum(stop - start for start, stop in map(self.layout.block_range, self.blocks))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,8 +40,16 @@ if TYPE_CHECKING:
     from dlprobe.extraction.running import Progress
     from dlprobe.spec import CacheSpec
 
-#: Largest relative error of a window's embeddings that rounding to a storage type, and another batch, may explain.
-TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "int8": 2e-2}
+#: Largest relative error of a window's embeddings that rounding to a storage type may explain.
+STORAGE_LIMITS = {"float32": 0.0, "float16": 1e-3, "int8": 1.9e-2}
+
+
+class _Again(NamedTuple):
+    """A window that is to be embedded again."""
+
+    window: int
+    image: str
+    pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +152,7 @@ def recheck(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> list[Damage]:
-    """Embed some windows again and compare them with the cache.
+    """Embed some windows again, in batches as long as they were embedded in, and compare them with the cache.
 
     Parameters
     ----------
@@ -163,7 +172,8 @@ def recheck(
     Returns
     -------
     list of Damage
-        Windows whose image changed, cannot be read any more, or has other embeddings than `TOLERANCE` allows.
+        Windows whose image changed, cannot be read any more, or has embeddings further away than the precision
+        (`dlprobe.extraction.embedding.DRIFT_LIMITS`) and the storage type (`STORAGE_LIMITS`) explain.
 
     Raises
     ------
@@ -184,10 +194,23 @@ def recheck(
     table = table.assign(image=rows[table["path"]].to_numpy())
     windows = table[list(WINDOW_FIELDS)].to_numpy(np.int32)
     found: list[Damage] = []
+    waiting: dict[int, list[_Again]] = {}
     for part in images_of(windows):
         crops = decode(manifest, part, cache.model_spec, degradations_of(cache.cache_spec), max_pixels)
         image = str(manifest.frame["path"].iloc[part.image])
-        found.extend(_recheck_image(cache, backbone, image, crops, drawn[part.positions]))
+        here = drawn[part.positions].tolist()
+        reason = _why_another(cache, image, crops, here[0])
+        if reason or isinstance(crops, Unreadable):
+            found.append(Damage(image, here[0] // cache.cache_spec.block_windows, (image,), reason))
+            continue
+        for window, pixels in zip(here, crops.pixels, strict=True):
+            length = _batch_length(cache, window)
+            batch = waiting.setdefault(length, [])
+            batch.append(_Again(window, image, pixels))
+            if len(batch) == length:
+                found.extend(_recheck_batch(cache, backbone, waiting.pop(length), length))
+    for length, batch in waiting.items():
+        found.extend(_recheck_batch(cache, backbone, batch, length))
     return found
 
 
@@ -230,25 +253,35 @@ def backbone_of(path: str | os.PathLike[str], *, weights: str | None = None) -> 
     return backbone
 
 
-def _recheck_image(
-    cache: FeatureCache, backbone: Backbone, path: str, crops: Crops | Unreadable, drawn: NDArray[np.int64]
-) -> list[Damage]:
-    blocks = drawn // cache.cache_spec.block_windows
+def _why_another(cache: FeatureCache, path: str, crops: Crops | Unreadable, window: int) -> str:
     if isinstance(crops, Unreadable):
-        return [Damage(path, int(blocks[0]), (path,), crops.reason)]
-    if crops.sha256 != cache.record(int(blocks[0])).images[path]:
-        return [Damage(path, int(blocks[0]), (path,), "the image file is not the one that was embedded")]
-    found: list[Damage] = []
-    for window, block, pixels in zip(drawn.tolist(), blocks.tolist(), crops.pixels, strict=True):
+        return crops.reason
+    same = crops.sha256 == cache.record(window // cache.cache_spec.block_windows).images[path]
+    return "" if same else "the image file is not the one that was embedded"
+
+
+def _recheck_batch(cache: FeatureCache, backbone: Backbone, batch: list[_Again], length: int) -> Iterator[Damage]:
+    """Embed windows in a batch of a length, which repeats them where they are too few."""
+    precisions = (cache.pins.precision, backbone.pins.precision)
+    limit = STORAGE_LIMITS[cache.cache_spec.dtype] + max(DRIFT_LIMITS[precision] for precision in precisions)
+    pixels = np.stack([batch[place % len(batch)].pixels for place in range(length)])
+    tokens, cls = run_backbone(backbone, pixels, cls=cache.cache_spec.cls)
+    for place, (window, image, _) in enumerate(batch):
         stored = cache.read([window])
-        tokens, cls = run_backbone(backbone, pixels[None], cls=cache.cache_spec.cls)
-        error = _relative(stored.embeddings, tokens)
+        error = _relative(stored.embeddings[0], tokens[place])
         if stored.cls is not None and cls is not None:
-            error = max(error, _relative(stored.cls, cls))
-        if error > TOLERANCE[cache.cache_spec.dtype]:
+            error = max(error, _relative(stored.cls[0], cls[place]))
+        if not error <= limit:
             reason = f"window {window} differs by {error:.2g} (relative) from what this machine computes"
-            found.append(Damage(path, block, (path,), reason))
-    return found
+            yield Damage(image, window // cache.cache_spec.block_windows, (image,), reason)
+
+
+def _batch_length(cache: FeatureCache, window: int) -> int:
+    """Return how many windows were embedded at once with this one: another number rounds otherwise."""
+    block, size = window // cache.cache_spec.block_windows, cache.pins.batch_size
+    void = {reject for found in cache.record(block).rejects for reject in found.windows}
+    kept = [other for other in range(*cache.store.layout.block_range(block)) if other not in void]
+    return min(size, len(kept) - kept.index(window) // size * size)
 
 
 def _relative(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:

@@ -15,10 +15,9 @@ from dlprobe.cache import CachePlan, FeatureCache, open_writer
 from dlprobe.cache.layout import manifest_bytes
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import BackboneError, CacheError, DataError
-from dlprobe.extraction.embedding import reference_embedding
+from dlprobe.extraction.embedding import DRIFT_LIMITS, reference_embedding
 from dlprobe.extraction.planning import Plan, PlanSettings, plan
 from dlprobe.extraction.runners import Job, find_runner
-from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
     import os
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-#: Relative difference of the reference embedding above which a machine is said to compute something else.
-DRIFT_LIMIT = 1e-3
 _RECORDED = ("dlprobe", "numpy", "pillow", "timm", "torch", "zarr", "numcodecs", "pyarrow")
 
 
@@ -58,6 +55,8 @@ class ExtractionReport:
         Everything among them that could not be embedded, with reasons.
     drift : float
         Relative difference of the reference embedding from the one that the cache was begun with; 0 for a new cache.
+    drift_limit : float
+        What rounding may explain of it, by the precision.
     """
 
     path: Path | str
@@ -66,11 +65,12 @@ class ExtractionReport:
     skipped: int
     rejected: tuple[Reject, ...]
     drift: float
+    drift_limit: float
 
     @property
     def drifted(self) -> bool:
         """Whether this machine computes something else than the one that began the cache."""
-        return self.drift > DRIFT_LIMIT
+        return self.drift > self.drift_limit
 
     def frame(self) -> pd.DataFrame:
         """Return what was rejected, one a row: ``path``, ``windows``, ``reason``."""
@@ -166,13 +166,14 @@ def extract(
 
     def run(settled: Backbone) -> ExtractionReport:
         made_from = replace(cache_plan(planned, manifest, settled), store=store, compress=compress)
-        with sigterm_raises(), open_writer(path, made_from, shard=shard, allow_mixed=allow_mixed) as writer:
+        with open_writer(path, made_from, shard=shard, allow_mixed=allow_mixed) as writer:
             drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
             if retry_rejects:
                 _forget_rejects(writer)
             done = fill(writer, planned, manifest, settled, progress, max_pixels=max_pixels, runner=runner)
             rejected = _rejected(writer)
-        return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift)
+        limit = max(DRIFT_LIMITS[pins.precision] for pins in (writer.pins, settled.pins))
+        return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift, limit)
 
     return with_fitting_batches(run, backbone, lambda: _pinned_batch_size(path))
 

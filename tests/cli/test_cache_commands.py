@@ -69,6 +69,27 @@ def test_convert_diff_and_parity(copy, tmp_path):
     assert (found["max_abs"], found["cosine_min"]) == (0.0, 1.0)
 
 
+def test_damage_found_at_once_leaves_the_images_alone_and_says_so(copy, manifest):
+    damage(copy)
+    said = dlprobe("cache", "verify", copy, "--deep", 3, "--manifest", manifest, code=3).stderr
+    assert "1 damages; no window was embedded again (--deep); mend them with `dlprobe cache repair" in said
+
+
+def test_a_subset_is_exported(copy, tmp_path):
+    table = open_cache(copy).windows
+    chosen = table[(table["variant"] == "sp") & table["generator"].isin(["telea+pca", "ns+pca"])].index[2:]
+    (tmp_path / "windows.txt").write_text("\n".join(map(str, [0, *chosen])))
+    subset = ("--variant", "sp", "--generator", "telea+pca", "--generator", "ns+pca")
+    options = (*subset, "--windows", tmp_path / "windows.txt", "--json")
+    [out] = rows(dlprobe("cache", "export", copy, "-o", tmp_path / "out", *options))
+    assert out["windows"] == len(chosen) > 0
+    (tmp_path / "windows.txt").write_text("1, 2")
+    assert "no list of window" in dlprobe("cache", "export", copy, "-o", tmp_path / "two", *options, code=2).stderr
+    said = dlprobe("cache", "export", copy, "-o", tmp_path / "two", "--source", "nobody", code=2).stderr
+    assert "no windows of source_id 'nobody'; there are" in said
+    assert not (tmp_path / "two").exists()
+
+
 def test_merge_and_export(copy, tmp_path):
     dlprobe("cache", "merge", copy, copy, "-o", tmp_path / "both", "--prefix", "a/", "--prefix", "b/")
     [info] = rows(dlprobe("cache", "info", tmp_path / "both", "--json"))

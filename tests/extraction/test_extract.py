@@ -337,6 +337,15 @@ def test_drift_of_the_reference_embedding_is_reported(manifest, backbone, projec
     assert drifted.drifted
 
 
+def test_what_rounding_explains_in_bfloat16_is_no_drift(manifest, projection, tmp_path):
+    machines = [projection.Projection() for _ in range(3)]
+    for machine, factor in zip(machines, (1.0, 1.01, 1.05), strict=True):
+        machine.pins = replace(machine.pins, precision="bfloat16")
+        machine.matrix *= factor
+    reports = [extract(manifest, machine, tmp_path / "cache", **SETTINGS) for machine in machines]
+    assert [report.drifted for report in reports] == [False, False, True]
+
+
 def test_progress_counts_windows_up_to_all_of_them(manifest, backbone, tmp_path):
     seen = []
     report = extract(manifest, backbone, tmp_path / "cache", progress=lambda *c: seen.append(c), **SETTINGS)

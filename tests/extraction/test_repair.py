@@ -1,5 +1,6 @@
 """Repair restores the recorded bytes and touches nothing else; rechecking finds what no checksum can."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlprobe.backbones import load_backbone
 from dlprobe.cache import convert, open_cache, verify
 from dlprobe.errors import CacheError, IdentityError
 from dlprobe.extraction import extract, recheck, repair
@@ -183,6 +185,32 @@ class TestRecheck:
         found = recheck(manifest, backbone, tmp_path / "wrong", 5)
         assert len(found) == 5
         assert all("differs by" in damage.reason for damage in found)
+
+    def test_windows_are_embedded_in_batches_as_long_as_before(self, manifest, projection, tmp_path):
+        class ByLength(projection.Projection):
+            def __call__(self, windows):
+                return super().__call__(windows) * len(windows)
+
+        extract(manifest, ByLength(batch_size=3), tmp_path / "cache", **SETTINGS)
+        for count in (1, 2, 1000):
+            assert recheck(manifest, ByLength(batch_size=3), tmp_path / "cache", count) == []
+
+    def test_rounding_in_bfloat16_is_no_damage(self, manifest, projection, tmp_path):
+        machines = {factor: projection.Projection() for factor in (1.0, 1.01, 1.05)}
+        for factor, machine in machines.items():
+            machine.pins = dataclasses.replace(machine.pins, precision="bfloat16")
+            machine.matrix *= factor
+        extract(manifest, machines[1.0], tmp_path / "cache", **SETTINGS)
+        assert recheck(manifest, machines[1.01], tmp_path / "cache", 5) == []
+        assert len(recheck(manifest, machines[1.05], tmp_path / "cache", 5)) == 5
+
+    def test_a_vision_transformer_in_bfloat16(self, manifest, tmp_path):
+        name, settings = "timm:vit_small_patch14_dinov2.lvd142m", {"window_px": 56, "batch_size": 4}
+        vit = load_backbone(name, weights="random:0", precision="bfloat16", device="cpu", **settings)
+        some = manifest.select(manifest.frame.index < 3)
+        extract(some, vit, tmp_path / "cache", stride_px=56)
+        assert recheck(some, vit, tmp_path / "cache", 4) == []
+        assert recheck(some, vit.with_batch_size(1), tmp_path / "cache", 4) == []
 
     def test_an_image_that_changed_or_vanished(self, whole, projection, backbone, tmp_path):
         manifest = projection.write_images(tmp_path / "images", projection.SIZES)

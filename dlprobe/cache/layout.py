@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from dlprobe.cache.places import Place
+    from dlprobe.spec import ModelSpec
 
 #: What stored data says that it is.
 SCHEMA = {"kind": "dlprobe-features", "version": 1}
@@ -29,6 +30,9 @@ FIXED_ARRAYS = ("windows", "manifest", "reference")
 RECORDS, LOCKS = "records", "locks"
 ROOT_RECORD = f"{RECORDS}/root.json"
 ZSTD_LEVEL = 3
+#: Large, so that a thousand images make tens of files; small, so that three blocks in work fit into memory.
+BLOCK_BYTES = 128 << 20
+MOST_BLOCK_WINDOWS = 64
 #: Type of stored CLS tokens by that of the embeddings: the scale of a single int8 vector would be the vector itself.
 CLS_DTYPES = {"float16": "float16", "float32": "float32", "int8": "float32"}
 
@@ -175,6 +179,12 @@ class Attributes:
             msg = f"{where} is damaged ({reason}); run `dlprobe cache verify`"
             raise CacheError(msg)
         return found
+
+
+def usual_block_windows(model: ModelSpec, dtype: str, n_windows: int) -> int:
+    """Return how many windows a block has unless said otherwise: of 128 MiB, at most 64, no more than there are."""
+    per_window = model.grid**2 * model.width * np.dtype(dtype).itemsize
+    return max(1, min(MOST_BLOCK_WINDOWS, n_windows, BLOCK_BYTES // per_window))
 
 
 def record_name(block: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import numpy as np
 
 from dlprobe.backbones.base import require_divides
-from dlprobe.cache.layout import Layout, view_order
+from dlprobe.cache.layout import Layout, usual_block_windows, view_order
 from dlprobe.cache.stores.codecs import DTYPES
 from dlprobe.data.degrade import find_preset
 from dlprobe.data.tiling import tile, working_size
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from dlprobe.data.manifest import Manifest
     from dlprobe.spec import ModelSpec
 
-#: Large, so that a thousand images make tens of files; small, so that three blocks in work fit into memory.
-BLOCK_BYTES = 128 << 20
-MOST_BLOCK_WINDOWS = 64
 _HASH_DIGITS = 16
 
 
@@ -128,8 +125,7 @@ def plan(
     order = _ordered_views(manifest, views, seed)
     windows = np.array(list(_rows(manifest, order, model_spec.window_px, stride_px, tiling)), np.int32)
     if block_windows is None:
-        per_window = model_spec.grid**2 * model_spec.width * np.dtype(dtype).itemsize
-        block_windows = max(1, min(MOST_BLOCK_WINDOWS, len(windows), BLOCK_BYTES // per_window))
+        block_windows = usual_block_windows(model_spec, dtype, len(windows))
     spec = CacheSpec(
         model=model_spec,
         tiling=tiling,

@@ -92,6 +92,25 @@ class TestMerge:
         merge(halves, tmp_path / "merged")
         assert extract(manifest, backbone, tmp_path / "merged", **SETTINGS).done == 0
 
+    def test_blocks_of_the_usual_size_which_follows_the_number_of_windows(self, manifest, backbone, tmp_path):
+        for number, variants in enumerate((["real", "ae", "sp"], ["fr"])):
+            part = manifest.select(manifest.frame["variant"].isin(variants))
+            extract(part, backbone, tmp_path / str(number), stride_px=40)
+        sizes = {open_cache(tmp_path / str(number)).cache_spec.block_windows for number in (0, 1)}
+        found = merge([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
+        assert found.cache_spec.block_windows not in sizes
+        assert verify(tmp_path / "merged") == []
+        assert extract(manifest, backbone, tmp_path / "merged", stride_px=40).done == 0
+
+    def test_blocks_of_two_sizes_that_were_asked_for(self, manifest, backbone, tmp_path):
+        for number in (0, 1):
+            half = manifest.select(manifest.frame.index % 2 == number)
+            extract(half, backbone, tmp_path / str(number), stride_px=40, block_windows=3 + number)
+        found = merge([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
+        assert found.cache_spec.block_windows == 4
+        assert verify(tmp_path / "merged") == []
+        assert extract(manifest, backbone, tmp_path / "merged", **SETTINGS).done == 0
+
     def test_every_window_keeps_its_numbers(self, halves, tmp_path):
         found = merge(halves, tmp_path / "merged")
         keys = ["path", "y", "x"]

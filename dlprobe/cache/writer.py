@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlprobe.cache.layout import LOCKS, RECORDS, ROOT_RECORD, Attributes, Layout, record_name, recorded_blocks
-from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
+from dlprobe.cache.locks import hold_setup, hold_shard, other_writers, require_shard
 from dlprobe.cache.places import open_place
 from dlprobe.cache.records import (
     BlockRecord,
@@ -221,11 +221,9 @@ def open_writer(
     IdentityError
         If it is a cache of another identity, or of other pins.
     CacheError
-        If another process writes this shard or in another number of shards, or the cache is damaged.
+        If another process writes this shard or in another number of shards, the cache is damaged, or the disk is full.
     """
-    if not 0 <= shard[0] < shard[1]:
-        msg = f"no shard {shard[0]} of {shard[1]}; shards are numbered from 0"
-        raise CacheError(msg)
+    require_shard(shard)
     place = open_place(path)
     _require_ours(place)
     try:

@@ -17,7 +17,7 @@ from dlprobe.extraction.decoding import Degradations
 from dlprobe.spec import CacheSpec, Dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -50,9 +50,19 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """Bytes on the disk without region maps, which, compressed, add little."""
-        arrays = self._layout.arrays()
-        return self.n_blocks * sum(arrays[name].chunk_bytes for name in self._layout.block_arrays if name != "regions")
+        """Bytes on the disk in Zarr without region maps, which, compressed, add little."""
+        return self.bytes_of(range(self.n_blocks))
+
+    def bytes_of(self, blocks: Iterable[int], store: str = "zarr") -> int:
+        """Return the bytes of some blocks: in Zarr without region maps, in HDF5, which has no padding, with them."""
+        arrays = [self._layout.arrays()[name] for name in self._layout.block_arrays]
+        if store == "zarr":
+            return len(list(blocks)) * sum(array.chunk_bytes for array in arrays if array.name != "regions")
+        return self.windows_in(blocks) * sum(array.row_bytes for array in arrays)
+
+    def windows_in(self, blocks: Iterable[int]) -> int:
+        """Return the number of windows in some blocks."""
+        return sum(stop - start for start, stop in map(self._layout.block_range, blocks))
 
     @property
     def _layout(self) -> Layout:

@@ -293,10 +293,10 @@ def _require_window(spec: ModelSpec, window_px: int | None) -> None:
 
 
 def _rejected(writer: CacheWriter) -> tuple[Reject, ...]:
-    """Return the rejects of a shard; if nothing but rejects came of it, take it away and raise."""
+    """Return the rejects of a shard; if nothing but rejects came of a whole cache, take it away and raise."""
     rejected = tuple(reject for block in writer.blocks for reject in writer.rejects(block))
     void = {window for reject in rejected for window in reject.windows}
-    if len(void) < writer.n_windows or not void:
+    if len(void) < writer.layout.n_windows or not void:
         return rejected
     if writer.fresh:
         writer.discard()

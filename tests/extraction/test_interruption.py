@@ -14,7 +14,7 @@ import pytest
 
 from dlprobe.cache import open_cache
 from dlprobe.errors import CacheError
-from dlprobe.extraction import extract
+from dlprobe.extraction import extract, plan
 from dlprobe.extraction.runners.local import WRITERS
 
 SETTINGS = {"stride_px": 40, "block_windows": 4}
@@ -187,6 +187,16 @@ class TestShards:
         cache = open_cache(tmp_path / "cache")
         assert cache.missing_blocks == [block for block in range(cache.n_blocks) if block % 3 != 1]
         assert report.done == report.windows == cache.windows["stored"].sum()
+
+    def test_one_whose_windows_are_all_rejects_is_done_like_any_other(self, projection, backbone, tmp_path):
+        manifest = projection.write_images(tmp_path / "images", [(56, 56)] * 4)
+        settings = {"stride_px": 40, "block_windows": 1}
+        first = plan(manifest, backbone.spec, **settings).windows[0, 0]
+        (manifest.root / manifest.frame["path"][first]).write_bytes(b"no image")
+        for _ in range(2):
+            reports = [extract(manifest, backbone, tmp_path / "cache", shard=(i, 4), **settings) for i in range(4)]
+            assert [len(report.rejected) for report in reports] == [1, 0, 0, 0]
+            assert open_cache(tmp_path / "cache").complete
 
     def test_another_shard_s_scratch_files_are_left_alone(self, manifest, backbone, tmp_path):
         extract(manifest, backbone, tmp_path / "cache", shard=(1, 2), **SETTINGS)

@@ -23,7 +23,7 @@ from dlprobe.errors import CacheError, DataError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     Take = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 
 _JOINED = ("path", "variant", "source_id", "donor_id", "generator", "mask_kind", "split", "dataset")
+#: Values of a column that a message lists at most.
+_LISTED = 12
 #: Embeddings and coverage of the block being read, the one read ahead, and one still in the caller's hands.
 _MOST_BUFFERS = 6
 
@@ -188,7 +190,8 @@ class FeatureCache:
         if missing := self.missing_blocks:
             msg = (
                 f"{self.path} is incomplete: {len(missing)} of {self.n_blocks} blocks are missing "
-                f"(first: {missing[0]}); run the same `dlprobe extract` again to finish it"
+                f"(first: {missing[0]}); run the same `dlprobe extract` again to finish it, "
+                "or fit on what is there (`dlprobe fit --allow-partial`)"
             )
             raise CacheError(msg)
 
@@ -308,24 +311,55 @@ class FeatureCache:
         if indices.dtype == bool:
             indices = np.flatnonzero(indices)
         indices = indices.astype(np.int64, casting="safe") if indices.size else np.empty(0, np.int64)
-        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
-            msg = f"window {int(indices.max())} asked of {self.path}, which has {len(self)}; give indices into .windows"
+        if (outside := indices[(indices < 0) | (indices >= len(self))]).size:
+            msg = f"window {outside[0]} asked of {self.path}, which has {len(self)}; give indices into .windows"
             raise CacheError(msg)
         return indices
 
-    def select(self, split: str | None = None, windows: ArrayLike | None = None) -> NDArray[np.int64]:
-        """Return the windows that `blocks` goes over, ascending; raise `CacheError` if there are none."""
-        table = self.windows
+    def select(
+        self,
+        split: str | None = None,
+        windows: ArrayLike | None = None,
+        where: Mapping[str, Collection[str]] | None = None,
+    ) -> NDArray[np.int64]:
+        """Return the windows that were not rejected and meet every condition, ascending.
+
+        Parameters
+        ----------
+        split, windows
+            As for `blocks`.
+        where : mapping of str to collection of str, optional
+            For columns of `windows`, such as ``variant``, the values that are wanted.
+
+        Raises
+        ------
+        CacheError
+            If there are none, a value is none of its column's, or there is no such column.
+        """
+        table, wanted = self.windows, dict(where or {})
+        if split is not None:
+            wanted["split"] = [split]
         chosen = np.zeros(len(self), bool)
         chosen[self._indices(windows)] = True
-        if split is not None:
-            chosen &= (table["split"] == split).to_numpy()
         chosen &= ~table["rejected"].to_numpy()
+        for name, values in wanted.items():
+            self._require_values(table, name, values)
+            chosen &= table[name].isin(values).to_numpy()
         if not chosen.any():
-            where = f"of split {split!r} " if split is not None else ""
-            msg = f"{self.path} has no windows {where}to read; its splits are {sorted(table['split'].unique())}"
+            asked = " and ".join(f"{name} {', '.join(values)}" for name, values in wanted.items())
+            msg = f"{self.path} has no windows{f' of {asked}' if asked else ''} to read; ask for others"
             raise CacheError(msg)
         return np.flatnonzero(chosen)
+
+    def _require_values(self, table: pd.DataFrame, name: str, values: Collection[str]) -> None:
+        if name not in _JOINED:
+            msg = f"windows are not chosen by {name!r}; write one of {', '.join(_JOINED)}"
+            raise CacheError(msg)
+        there = sorted(table[name].unique())
+        if unknown := sorted(set(values) - set(there)):
+            listed = ", ".join(map(repr, there[:_LISTED])) + (", ..." if len(there) > _LISTED else "")
+            msg = f"{self.path} has no windows of {name} {unknown[0]!r}; there are {listed}"
+            raise CacheError(msg)
 
     def _refuse_rejected(self, indices: NDArray[np.int64]) -> None:
         wanted = set(indices.tolist())

@@ -261,6 +261,27 @@ class TestExport:
                         block.coverage[0, row, col]
                     )
 
+    def test_by_what_the_manifest_says_of_images(self, whole, tmp_path):
+        cache = open_cache(whole)
+        where = {"variant": ["sp", "fr"], "source_id": ["photo:0", "photo:2"]}
+        count = export(whole, tmp_path / "out", where=where, windows=np.arange(len(cache) - 3))
+        table = pd.read_parquet(tmp_path / "out" / "windows.parquet")
+        mine = cache.windows[: len(cache) - 3]
+        chosen = mine["variant"].isin(where["variant"]) & mine["source_id"].isin(where["source_id"])
+        assert list(table["window"]) == list(np.flatnonzero(chosen))
+        assert count == chosen.sum() > 0
+
+    def test_a_choice_that_leaves_nothing(self, whole, tmp_path):
+        with pytest.raises(CacheError, match=r"no windows of variant 'splice'; there are 'ae', 'fr', 'real', 'sp'"):
+            export(whole, tmp_path / "out", where={"variant": ["splice"]})
+        with pytest.raises(CacheError, match="windows are not chosen by 'colour'; write one of path, variant"):
+            export(whole, tmp_path / "out", where={"colour": ["red"]})
+        first = open_cache(whole).windows.query("split == 'train'").index[:1]
+        with pytest.raises(CacheError, match="no windows of variant real and split test to read"):
+            export(whole, tmp_path / "out", split="test", where={"variant": ["real"]}, windows=first)
+        with pytest.raises(OutputError, match="s3://bucket/out is no folder"):
+            export(whole, "s3://bucket/out")
+
     def test_what_exists_is_left_alone(self, whole, tmp_path):
         with pytest.raises(OutputError, match="exists"):
             export(whole, tmp_path)

@@ -110,7 +110,11 @@ def test_nothing_there_is_one_line(tmp_path, command):
 def test_shards_and_back_ends_from_the_command_line(manifest, tmp_path):
     settings = (manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", "--window", 112, "--block-windows", 8)
     for shard in ("0/2", "1/2"):
-        dlprobe("extract", *settings, "--store", "hdf5", "--shard", shard, "--json")
+        planned, done = (
+            rows(dlprobe("extract", *settings, "--store", "hdf5", "--shard", shard, "--json", *more))[0]
+            for more in (("--dry-run",), ())
+        )
+        assert planned["windows"] == done["done"]
     [info] = rows(dlprobe("cache", "info", tmp_path / "cache", "--json"))
     assert info["complete"]
     assert (tmp_path / "cache" / "features.h5").is_file()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from dlprobe.cache.records import (
 )
 from dlprobe.cache.stores import STORED_NAMES, STORES, open_store, store_kind
 from dlprobe.errors import CacheError, OutputError
+from dlprobe.publish import is_full, sigterm_raises
 from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class CacheWriter:
             If the disk is full; what was recorded before stays whole.
         """
         layouts = self.layout.arrays()
-        try:
+        with full_disk_told(self.place):
             chunks = {}
             for name in self.layout.block_arrays:
                 chunk = np.ascontiguousarray(arrays[name])
@@ -191,8 +191,6 @@ class CacheWriter:
                 chunks[name] = self._store.put(name, block, chunk.data.cast("B"))
             record = BlockRecord(block, self.layout.spec.fingerprint, chunks, dict(images), rejects)
             write_block_record(self.place, record)
-        except OSError as error:
-            raise _disk_error(error, self.place) from error
 
 
 @contextmanager
@@ -201,7 +199,7 @@ def open_writer(
 ) -> Iterator[CacheWriter]:
     """Create a cache or take one up again, and hold the lock of a shard of it.
 
-    A cache that this call made and in which nothing was recorded is taken away again on exit.
+    A cache that this call made and in which nothing was recorded is taken away again on exit, also by SIGTERM.
 
     Parameters
     ----------
@@ -231,8 +229,10 @@ def open_writer(
     except OSError as error:
         msg = f"{place} cannot be made ({error.strerror}); choose another path"
         raise OutputError(msg) from error
-    with ExitStack() as stack:
-        with hold_setup(place):
+    with sigterm_raises(), ExitStack() as stack:
+        if made:
+            stack.callback(_take_away_empty, place)
+        with full_disk_told(place), hold_setup(place):
             stack.enter_context(hold_shard(place, shard))
             if fresh := _is_new(place):
                 stack.callback(_take_away_unused, place, shard, made=made)
@@ -270,14 +270,11 @@ def _require_ours(place: Place) -> None:
 
 
 def _set_up(place: Place, plan: CachePlan) -> Store:
-    try:
-        for name in STORED_NAMES.values():
-            place.remove(name)  # of a process killed before the root record
-        place.make(RECORDS)
-        store = create_store(place, plan, kind=plan.store or "zarr", compress=plan.compress)
-        write_root_record(place, root_record(store))
-    except OSError as error:
-        raise _disk_error(error, place) from error
+    for name in STORED_NAMES.values():
+        place.remove(name)  # of a process killed before the root record
+    place.make(RECORDS)
+    store = create_store(place, plan, kind=plan.store or "zarr", compress=plan.compress)
+    write_root_record(place, root_record(store))
     return store
 
 
@@ -338,7 +335,21 @@ def _take_away_unused(place: Place, shard: Shard, *, made: bool) -> None:
             place.unmake()
 
 
-def _disk_error(error: OSError, place: Place) -> CacheError | OSError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return CacheError(f"no space is left for {place}; make room and run the same command again, it will go on")
-    return error
+def _take_away_empty(place: Place) -> None:
+    """Take a place away in which there was not even room for a lock."""
+    if place.children() == {LOCKS} and not place.children(LOCKS):
+        place.remove(LOCKS)
+        with suppress(OSError):  # another process has come meanwhile
+            place.unmake()
+
+
+@contextmanager
+def full_disk_told(place: Place) -> Iterator[None]:
+    """Turn the error of a full disk into a `CacheError` that says that nothing recorded is lost."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        msg = f"no space is left for {place}; make room and run the same command again, it will go on"
+        raise CacheError(msg) from error

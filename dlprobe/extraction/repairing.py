@@ -17,10 +17,9 @@ from dlprobe.cache.records import read_block_record
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import CacheError
 from dlprobe.extraction.decoding import Unreadable, decode, images_of
-from dlprobe.extraction.embedding import run_backbone
+from dlprobe.extraction.embedding import DRIFT_LIMITS, run_backbone
 from dlprobe.extraction.planning import PlanSettings, degradations_of, plan
 from dlprobe.extraction.running import cache_plan, fill
-from dlprobe.extraction.stopping import sigterm_raises
 from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def repair(
     made_from = cache_plan(planned, manifest, backbone)
     restored = restore_fixed(path, _as_begun(made_from, begun)) if _needs_restoring(damages) else []
     damages = [damage for damage in verify(path) if damage.block is not None]
-    with sigterm_raises(), open_writer(path, made_from, allow_mixed=allow_mixed) as writer:
+    with open_writer(path, made_from, allow_mixed=allow_mixed) as writer:
         blocks = sorted({damage.block for damage in damages if damage.block is not None})
         before = {block: _readable_record(place, block) for block in blocks}
         for block in blocks:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
 from dlprobe.cache.places import open_place
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.errors import CacheError, OutputError
-from dlprobe.publish import publish
+from dlprobe.publish import is_full, publish, sigterm_raises
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -59,7 +61,7 @@ def export(
     Raises
     ------
     OutputError
-        If `out` exists, or is no folder.
+        If `out` exists or is no folder, or the disk is full.
     CacheError
         If nothing is chosen, a block is missing or damaged, or there is no such format.
     """

@@ -10,9 +10,9 @@ from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
 from dlprobe.cache.places import open_place
 from dlprobe.cache.records import Digest, read_block_record, read_root_record, recalled, write_root_record
 from dlprobe.cache.stores import STORED_NAMES, open_store, require_cache, store_kind
-from dlprobe.cache.writer import create_store, root_record
+from dlprobe.cache.writer import create_store, full_disk_told, root_record
 from dlprobe.errors import CacheError
-from dlprobe.publish import fsync
+from dlprobe.publish import fsync, sigterm_raises
 
 if TYPE_CHECKING:
     import os
@@ -77,7 +77,7 @@ def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
         Nothing is changed then. Also if another process writes the cache.
     """
     place = open_place(path)
-    with hold_setup(place), hold_shard(place, _ALONE):
+    with sigterm_raises(), full_disk_told(place), hold_setup(place), hold_shard(place, _ALONE):
         if others := other_writers(place, _ALONE):
             msg = f"{place} is being written as {others[0][1]} shards; wait for them"
             raise CacheError(msg)

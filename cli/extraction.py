@@ -69,9 +69,7 @@ def extract(
     max_pixels: MaxPixelsOpt = None,
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print windows, bytes and ETA of what is left; write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print windows, bytes, ETA of what is left.")] = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Store the embeddings of every window of MANIFEST in a cache; run again to resume."""
@@ -89,8 +87,10 @@ def extract(
     options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
     options |= {"views": views, "degrade": degrade, "cls": cls}
     if dry_run:
-        planned = plan(table, model.spec, **options)
-        emit([estimate(planned, model, out, shard=_shard(shard), store=store)], as_json=as_json)
+        emit(
+            [estimate(plan(table, model.spec, **options), model, out, shard=_shard(shard), store=store)],
+            as_json=as_json,
+        )
         return
     with progress_bar("extract", "windows") as progress:
         report = run(

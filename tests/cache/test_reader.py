@@ -169,7 +169,7 @@ class TestMissing:
         assert not incomplete.complete
         assert incomplete.missing_blocks == [1]
         assert list(np.flatnonzero(~incomplete.windows["stored"])) == [4, 5, 6, 7]
-        with pytest.raises(CacheError, match=r"incomplete: 1 of \d+ blocks .* `dlprobe fit --allow-partial`"):
+        with pytest.raises(CacheError, match=r"incomplete: 1 of \d+ blocks .* again .*`dlprobe fit --allow-partial`"):
             incomplete.require_complete()
 
     @pytest.mark.parametrize("outside", [-1, 1000])

@@ -78,7 +78,8 @@ def test_damage_found_at_once_leaves_the_images_alone_and_says_so(copy, manifest
 def test_a_subset_is_exported(copy, tmp_path):
     table = open_cache(copy).windows
     chosen = table[(table["variant"] == "sp") & table["generator"].isin(["telea+pca", "ns+pca"])].index[2:]
-    (tmp_path / "windows.txt").write_text("\n".join(map(str, [0, *chosen])))
+    other = table.index[table["variant"] == "real"][0]
+    (tmp_path / "windows.txt").write_text("\n".join(map(str, [other, *chosen])))
     subset = ("--variant", "sp", "--generator", "telea+pca", "--generator", "ns+pca")
     options = (*subset, "--windows", tmp_path / "windows.txt", "--json")
     [out] = rows(dlprobe("cache", "export", copy, "-o", tmp_path / "out", *options))
@@ -105,6 +106,17 @@ def test_nothing_there_is_one_line(tmp_path, command):
     result = dlprobe("cache", command, tmp_path / "nothing", code=2)
     assert len(result.stderr.strip().splitlines()) == 1
     assert "no cache at" in result.stderr
+
+
+def test_an_incomplete_cache_is_fitted_only_where_that_is_asked_for(copy, tmp_path):
+    (copy / "records" / "000002.json").unlink()
+    fitting = ("fit", copy, "-o", tmp_path / "run", "--scheme", "autoencoded-pristine", "--lr", 1, "--wd", 0.001)
+    fitting += ("--epochs", 1, "--folds", 3)
+    said = dlprobe(*fitting, code=2).stderr
+    assert "is incomplete: 1 of" in said
+    assert "--allow-partial" in said
+    assert not (tmp_path / "run").exists()
+    assert "partial: 16 of 104 windows" in dlprobe(*fitting, "--allow-partial").stderr
 
 
 def test_shards_and_back_ends_from_the_command_line(manifest, tmp_path):

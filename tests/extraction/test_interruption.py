@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dlprobe.cache import open_cache
+from dlprobe.cache import convert, open_cache
 from dlprobe.errors import CacheError
 from dlprobe.extraction import extract, plan
 from dlprobe.extraction.runners.local import WRITERS
@@ -37,13 +37,13 @@ class StopsAfter:
             raise StoppedError
 
 
-@pytest.mark.parametrize(("store", "kills"), [("zarr", 20), ("hdf5", 5)])
+@pytest.mark.parametrize(("store", "kills"), [("zarr", 20), ("hdf5", 10)])
 def test_sigkill_at_random_moments_ends_in_the_same_bytes(projection, tmp_path, tree, store, kills):
     backbone = projection.Projection()
     manifest = projection.write_images(tmp_path / "images", projection.SIZES * 2)
     extract(manifest, backbone, tmp_path / "whole", stride_px=40, block_windows=2, store=store)
     run = subprocess.run(
-        [sys.executable, str(KILLER), str(tmp_path / "images"), str(tmp_path / "killed"), "3", str(kills), store],
+        [sys.executable, KILLER, tmp_path / "images", tmp_path / "killed", "3", str(kills), store],
         capture_output=True,
         text=True,
         timeout=120,
@@ -52,15 +52,17 @@ def test_sigkill_at_random_moments_ends_in_the_same_bytes(projection, tmp_path, 
     )
     assert run.returncode == 0, run.stderr
     seen = json.loads(run.stdout)
-    assert len(seen) >= 5
+    assert len(seen) == kills
     # an HDF5 file shows nothing of a block that was hit, but for the scratch file of its record
     hit = any(kill["scratch"] or kill["orphans"] for kill in seen)
     assert hit or store == "hdf5", "no kill hit a block while it was being written"
     assert any(kill["recorded"] for kill in seen[:-1])
-    whole, killed = tree(tmp_path / "whole"), tree(tmp_path / "killed")
-    assert killed.keys() == whole.keys()
-    assert killed == whole
-    assert open_cache(tmp_path / "killed").verify() == []
+    whole = tree(tmp_path / "whole")
+    for path in (tmp_path / "killed").iterdir():
+        killed = tree(path)
+        assert killed.keys() == whole.keys()
+        assert killed == whole
+        assert open_cache(path).verify() == []
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -164,6 +166,23 @@ def test_a_small_file_system_that_fills_loses_nothing_recorded(projection, small
 
 
 class TestShards:
+    @pytest.fixture
+    def whole(self, manifest, backbone, tmp_path):
+        extract(manifest, backbone, tmp_path / "alone", **SETTINGS)
+        return tmp_path / "alone"
+
+    @pytest.fixture
+    def write(self, manifest, tmp_path):
+        """Return a function that starts a process which writes a shard; it waits for a line after its first block."""
+        manifest.write(tmp_path / "manifest.parquet")
+
+        def start(cache, store, shard):
+            arguments = (KILLER.parent, tmp_path / "manifest.parquet", cache, store, *map(str, shard))
+            command = [sys.executable, "-c", WRITER, *arguments]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        return start
+
     def test_two_at_once_end_in_the_bytes_of_one(self, manifest, backbone, tmp_path, tree):
         whole = extract(manifest, backbone, tmp_path / "whole", **SETTINGS)
         with ThreadPoolExecutor(2) as pool:
@@ -174,6 +193,33 @@ class TestShards:
         assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
         assert sum(report.done for report in reports) == sum(report.windows for report in reports) == whole.windows
         assert not list((tmp_path / "cache").rglob(".dlprobe-scratch-*"))
+
+    def test_a_second_process_at_one_shard_gets_one_line_that_names_the_first(self, write, tmp_path, tree, whole):
+        with write(tmp_path / "cache", "zarr", (0, 1)) as first:
+            assert first.stdout.readline() == "begun\n"
+            before = tree(tmp_path / "cache")
+            with write(tmp_path / "cache", "zarr", (0, 1)) as second:
+                said, _ = second.communicate(timeout=60)
+            assert second.returncode == 2
+            assert f"is being written by process {first.pid} on" in said
+            assert "; wait for it or stop it" in said
+            assert said.count("\n") == 1
+            assert tree(tmp_path / "cache") == before
+            first.communicate("on\n", timeout=60)
+        assert first.returncode == 0
+        assert tree(tmp_path / "cache") == tree(whole)
+
+    @pytest.mark.parametrize("store", ["zarr", "hdf5"])
+    def test_two_processes_at_two_shards_end_in_the_bytes_of_one(self, write, tmp_path, tree, whole, store):
+        with write(tmp_path / "cache", store, (0, 2)) as one, write(tmp_path / "cache", store, (1, 2)) as two:
+            for process in (one, two):  # each has recorded a block and holds its lock while it waits
+                assert process.stdout.readline() == "begun\n"
+            for process in (one, two):
+                process.stdin.write("on\n")
+                process.stdin.flush()
+            assert [process.wait(timeout=60) for process in (one, two)] == [0, 0]
+        expected = convert(whole, tmp_path / "whole", store=store).path
+        assert tree(tmp_path / "cache") == tree(expected)
 
     def test_one_shard_fills_its_blocks_alone(self, manifest, backbone, tmp_path):
         report = extract(manifest, backbone, tmp_path / "cache", shard=(1, 3), **SETTINGS)
@@ -237,6 +283,31 @@ def test_signals_end_in_order(projection, tmp_path, tree, number, status):
     extract(manifest, backbone, tmp_path / "cache", stride_px=40, block_windows=2)
     assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
 
+
+WRITER = """
+import sys
+folder, manifest, cache, store, number, count = sys.argv[1:]
+sys.path.insert(0, folder)
+import projection
+from dlprobe.data import Manifest
+from dlprobe.errors import CacheError
+from dlprobe.extraction import extract
+
+calls = []
+
+def progress(done, total):
+    calls.append(done)
+    if len(calls) == 2:
+        print("begun", flush=True)
+        sys.stdin.readline()
+
+try:
+    extract(Manifest.read(manifest), projection.Projection(), cache, store=store, shard=(int(number), int(count)),
+            stride_px=40, block_windows=4, progress=progress)
+except CacheError as error:
+    print(error)
+    sys.exit(2)
+"""
 
 #: A shell starts its background jobs with SIGINT ignored, and children inherit that: hence the first lines.
 SIGNALLED = """

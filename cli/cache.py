@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dlprobe.errors import DataError
+
 from .boundary import EXIT_REJECTS, talk
 from .options import JsonOpt, MaxPixelsOpt, RootOpt, pixel_limit
 from .output import emit
@@ -203,7 +205,7 @@ def _numbers(path: Path) -> list[int]:
         return [int(word) for word in path.read_text(encoding="utf-8").split()]
     except ValueError as error:
         msg = f"{path} is no list of window numbers ({error}); write numbers with spaces or line breaks between them"
-        raise typer.BadParameter(msg) from None
+        raise DataError(msg) from None
 
 
 def _size(fields: dict[str, object]) -> dict[str, object]:

@@ -87,10 +87,8 @@ def extract(
     options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
     options |= {"views": views, "degrade": degrade, "cls": cls}
     if dry_run:
-        emit(
-            [estimate(plan(table, model.spec, **options), model, out, shard=_shard(shard), store=store)],
-            as_json=as_json,
-        )
+        todo = plan(table, model.spec, **options)
+        emit([estimate(todo, model, out, shard=_shard(shard), store=store)], as_json=as_json)
         return
     with progress_bar("extract", "windows") as progress:
         report = run(

@@ -11,7 +11,7 @@ from dlprobe.backbones import load_backbone
 from dlprobe.cache import FeatureCache, open_writer, verify
 from dlprobe.cache.care.restoring import restore_fixed, told_of
 from dlprobe.cache.care.verify import Damage
-from dlprobe.cache.layout import WINDOW_FIELDS
+from dlprobe.cache.layout import ROOT_RECORD, WINDOW_FIELDS
 from dlprobe.cache.places import open_place
 from dlprobe.cache.records import read_block_record
 from dlprobe.data.images import MAX_PIXELS
@@ -130,7 +130,7 @@ def repair(
     begun = _told_of(path)
     planned = plan(manifest, backbone.spec, **(_settings_of(begun.spec) if begun else settings))
     made_from = cache_plan(planned, manifest, backbone)
-    restored = restore_fixed(path, _as_begun(made_from, begun)) if _needs_restoring(damages) else []
+    restored = _restored(path, made_from, begun, damages)
     damages = [damage for damage in verify(path) if damage.block is not None]
     with open_writer(path, made_from, allow_mixed=allow_mixed) as writer:
         blocks = sorted({damage.block for damage in damages if damage.block is not None})
@@ -287,10 +287,6 @@ def _relative(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:
     return float(np.linalg.norm(stored.astype(np.float32) - fresh) / max(float(np.linalg.norm(fresh)), 1e-30))
 
 
-def _needs_restoring(damages: list[Damage]) -> bool:
-    return any(damage.block is None for damage in damages)
-
-
 def _told_of(path: str | os.PathLike[str]) -> Attributes | None:
     try:
         return told_of(path)
@@ -298,11 +294,35 @@ def _told_of(path: str | os.PathLike[str]) -> Attributes | None:
         return None
 
 
-def _as_begun(plan: CachePlan, begun: Attributes | None) -> CachePlan:
-    """Give a plan the pins, versions and origin that a cache was begun with, which are stored and no identity."""
-    if begun is None:
+def _restored(
+    path: str | os.PathLike[str], plan: CachePlan, begun: Attributes | None, damages: list[Damage]
+) -> list[str]:
+    """Restore what belongs to no block, with the pins, versions and origin that the cache was begun with."""
+    damaged = {damage.file for damage in damages if damage.block is None}
+    if not damaged:
+        return []
+    if begun is not None:
+        plan = replace(plan, pins=begun.pins, software=begun.software, origin=begun.origin)
+    return restore_fixed(path, _as_stored(path, plan) if ROOT_RECORD in damaged else plan)
+
+
+def _as_stored(path: str | os.PathLike[str], plan: CachePlan) -> CachePlan:
+    """Take what a cache holds where it says the same as the plan, and no record is left to tell which bytes were meant.
+
+    Another machine rounds the reference embedding otherwise, another library writes the manifest otherwise.
+    """
+    try:
+        cache = FeatureCache(path)
+        same = cache.manifest.sha256 == plan.spec.manifest_sha256
+        manifest, reference = cache.store.fixed("manifest"), cache.reference
+    except CacheError:
         return plan
-    return replace(plan, pins=begun.pins, software=begun.software, origin=begun.origin)
+    close = _relative(reference, plan.reference) <= DRIFT_LIMITS[plan.pins.precision]
+    return replace(
+        plan,
+        manifest=manifest if same else plan.manifest,
+        reference=reference if close else plan.reference,
+    )
 
 
 def _settings_of(spec: CacheSpec) -> PlanSettings:

@@ -107,6 +107,18 @@ def test_the_root_record(copy, manifest, backbone, is_whole, change):
     assert is_whole()
 
 
+def test_the_root_record_on_another_machine(copy, manifest, projection, is_whole, monkeypatch):
+    import pyarrow.parquet as pq
+
+    flip(copy / "records" / "root.json", 33)
+    other = projection.Projection()
+    other.matrix *= 1.0001  # rounds otherwise
+    written = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda *args, **named: written(*args, **{**named, "compression": "gzip"}))
+    assert repair(manifest, other, copy).restored == ("records/root.json",)
+    assert is_whole()
+
+
 def test_extraction_does_not_begin_anew_over_recorded_blocks(copy, manifest, backbone):
     (copy / "records" / "root.json").unlink()
     with pytest.raises(CacheError, match=r"has blocks and no records/root\.json; run `dlprobe cache repair`"):

@@ -129,6 +129,10 @@ def repair(
         return RepairReport(place.path, (), (), ())
     begun = _told_of(path)
     planned = plan(manifest, backbone.spec, **(_settings_of(begun.spec) if begun else settings))
+    if begun:
+        require_same(
+            begun.spec, planned.cache_spec, f"the cache {path} and this repair", "give its manifest and backbone"
+        )
     made_from = cache_plan(planned, manifest, backbone)
     restored = _restored(path, made_from, begun, damages)
     damages = [damage for damage in verify(path) if damage.block is not None]

@@ -183,6 +183,14 @@ def test_another_manifest_or_backbone(copy, manifest, backbone, projection):
     assert [damage.block for damage in verify(copy)] == [0]
 
 
+def test_another_manifest_where_metadata_are_damaged(copy, manifest, backbone, tree):
+    flip(copy / open_cache(copy).store.fixed_names()[0].partition("#")[0], 300)
+    before = tree(copy)
+    with pytest.raises(IdentityError, match="manifest_sha256"):
+        repair(manifest.select(manifest.frame["variant"] == "sp"), backbone, copy)
+    assert tree(copy) == before
+
+
 class TestRecheck:
     def test_a_cache_agrees_with_its_images(self, whole, manifest, backbone):
         assert recheck(manifest, backbone, whole, 1000) == []

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dlprobe.errors import DataError
+
 from .boundary import EXIT_REJECTS, talk
 from .options import JsonOpt, MaxPixelsOpt, RootOpt, pixel_limit
 from .output import emit
@@ -50,14 +52,20 @@ def verify(
         msg = "--deep reads images; name the cache's manifest with --manifest"
         raise typer.BadParameter(msg)
     damages = run(path)
-    if deep and manifest is not None and not damages:
+    said = "every stored byte agrees with its checksum"
+    if damages:
+        left_out = "; no window was embedded again (--deep)" if deep else ""
+        said = f"{len(damages)} damages{left_out}; mend them with `dlprobe cache repair {path} MANIFEST`"
+    elif deep and manifest is not None:
         from dlprobe.data import Manifest
         from dlprobe.extraction import backbone_of, recheck
 
         table, model = Manifest.read(manifest, root), backbone_of(path, weights=weights)
         damages = recheck(table, model, path, deep, seed=seed, **pixel_limit(max_pixels))
+        if damages:
+            said += f", yet {len(damages)} of the images or windows drawn are other ones now; extract to another path"
     emit([damage._asdict() for damage in damages], as_json=as_json)
-    talk(f"{len(damages)} damages" if damages else "every stored byte agrees with its checksum")
+    talk(said)
     if damages:
         raise typer.Exit(EXIT_REJECTS)
 
@@ -157,12 +165,31 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
     kind: Annotated[str, typer.Option("--format", help="'npy', or 'parquet' with one row a patch.")] = "npy",
     split: Annotated[str | None, typer.Option("--split", help="Only windows of this split.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Only of this source_id; may be repeated.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="Only of this variant; may be repeated.")
+    ] = None,
+    generator: Annotated[
+        list[str] | None, typer.Option("--generator", help="Only of this generator; may be repeated.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="Only of this data set; may be repeated.")
+    ] = None,
+    windows: Annotated[
+        Path | None, typer.Option("--windows", exists=True, dir_okay=False, help="Text file of window numbers.")
+    ] = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Write a window table and embeddings for other programs."""
+    """Write a window table and embeddings of all windows, or of those that meet every condition, for other programs."""
     from dlprobe.cache import export as run
 
-    emit([{"folder": str(out), "windows": run(path, out, format=kind, split=split)}], as_json=as_json)
+    asked = {"source_id": source, "variant": variant, "generator": generator, "dataset": dataset}
+    where = {name: values for name, values in asked.items() if values}
+    numbers = None if windows is None else _numbers(windows)
+    count = run(path, out, format=kind, split=split, windows=numbers, where=where)
+    emit([{"folder": str(out), "windows": count}], as_json=as_json)
 
 
 @app.command()
@@ -171,6 +198,14 @@ def unlock(path: CacheArg, as_json: JsonOpt = False) -> None:
     from dlprobe.cache import unlock as run
 
     emit([{"removed": lock} for lock in run(path)], as_json=as_json)
+
+
+def _numbers(path: Path) -> list[int]:
+    try:
+        return [int(word) for word in path.read_text(encoding="utf-8").split()]
+    except ValueError as error:
+        msg = f"{path} is no list of window numbers ({error}); write numbers with spaces or line breaks between them"
+        raise DataError(msg) from None
 
 
 def _size(fields: dict[str, object]) -> dict[str, object]:

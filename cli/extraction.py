@@ -80,7 +80,7 @@ def extract(
     max_pixels: MaxPixelsOpt = None,
     retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Compute blocks with rejects again.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Resume though the execution differs.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print windows, bytes and ETA; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print windows, bytes, ETA of what is left.")] = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Store the embeddings of every window of MANIFEST in a cache; run again to resume."""
@@ -98,7 +98,8 @@ def extract(
     options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
     options |= {"views": views, "degrade": degrade, "cls": cls}
     if dry_run:
-        emit([estimate(plan(table, model.spec, **options), model)], as_json=as_json)
+        todo = plan(table, model.spec, **options)
+        emit([estimate(todo, model, out, shard=_shard(shard), store=store)], as_json=as_json)
         return
     with progress_bar("extract", "windows") as progress:
         report = run(

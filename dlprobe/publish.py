@@ -1,9 +1,12 @@
-"""Files and folders that are there and whole, or not there."""
+"""Files and folders that are there and whole, or not there, whatever ends the work on them."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import signal
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -11,9 +14,12 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import FrameType
 
 #: Every scratch name begins with it, so that leftovers of a killed process can be told and swept.
 SCRATCH_PREFIX = ".dlprobe-scratch-"
+#: What shells report of a process that ended by SIGTERM.
+EXIT_SIGTERM = 128 + signal.SIGTERM
 
 
 @contextmanager
@@ -49,6 +55,32 @@ def publish(target: Path, *, durable: bool = False) -> Iterator[Path]:
             shutil.rmtree(scratch)
         else:
             scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `SystemExit` in the main thread, so that locks and scratch files are cleared away.
+
+    Does nothing in other threads, and where the program has a handler of its own.
+    """
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not mine:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _raise(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(EXIT_SIGTERM)
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether an error says that a disk, or what a user may have of it, is full."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def fsync(path: Path) -> None:

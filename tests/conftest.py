@@ -1,5 +1,8 @@
 """A whole small data set with its cache and run, made once, by the paths that a user takes."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from dlprobe.backbones import load_backbone
@@ -54,3 +57,54 @@ def tiny_cache(tiny, tiny_manifest, tiny_backbone):
 def tiny_fit(tiny, tiny_cache):
     """Return the result of a fit on it."""
     return fit_caches([tiny_cache], tiny / "run", settings=SETTINGS)
+
+
+class SmallDisk:
+    """A file system of a few kilobytes that can grow, mounted by a shell that is root or plays it in a namespace."""
+
+    def __init__(self, command, mount):
+        self._shell = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._mount = mount
+        # what is mounted in a namespace of its own can be seen from outside through the process that holds it
+        self.path = Path(f"/proc/{self._shell.pid}/root{mount}" if command[0] == "unshare" else mount)
+
+    def run(self, command):
+        """Run a command in the shell; tell whether it succeeded."""
+        try:
+            self._shell.stdin.write(f"{command} >&2 && echo yes || echo no\n")
+            self._shell.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return self._shell.stdout.readline() == "yes\n"
+
+    def resize(self, size):
+        """Set the size, such as ``16k``."""
+        assert self.run(f"mount -o remount,size={size} {self._mount}")
+
+    def close(self):
+        """Take the file system away."""
+        self.run(f"umount {self._mount}")
+        self._shell.stdin.close()
+        self._shell.stdout.close()
+        self._shell.wait(timeout=10)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a `SmallDisk` of 16 kB; skipped only where neither root nor user namespaces can mount one."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    for command in (["sh"], ["unshare", "-rm", "sh"]):
+        try:
+            disk = SmallDisk(command, mount)
+        except FileNotFoundError:
+            continue
+        try:
+            if disk.run(f"mount -t tmpfs -o size=16k none {mount}"):
+                yield disk
+                return
+        finally:
+            disk.close()
+    pytest.skip("no file system can be mounted here, neither by this user nor in a user namespace")

@@ -14,14 +14,14 @@ import numpy as np
 
 from dlprobe.data.manifest import Manifest
 from dlprobe.data.provenance import COVERAGE_CLASSES
-from dlprobe.errors import CacheError
-from dlprobe.spec import CacheSpec, canonical_json
+from dlprobe.errors import CacheError, IdentityError
+from dlprobe.spec import CacheSpec, Pins, canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from dlprobe.cache.places import Place
-    from dlprobe.spec import Pins
+    from dlprobe.spec import ModelSpec
 
 #: What stored data says that it is.
 SCHEMA = {"kind": "dlprobe-features", "version": 1}
@@ -30,6 +30,9 @@ FIXED_ARRAYS = ("windows", "manifest", "reference")
 RECORDS, LOCKS = "records", "locks"
 ROOT_RECORD = f"{RECORDS}/root.json"
 ZSTD_LEVEL = 3
+#: Large, so that a thousand images make tens of files; small, so that three blocks in work fit into memory.
+BLOCK_BYTES = 128 << 20
+MOST_BLOCK_WINDOWS = 64
 #: Type of stored CLS tokens by that of the embeddings: the scale of a single int8 vector would be the vector itself.
 CLS_DTYPES = {"float16": "float16", "float32": "float32", "int8": "float32"}
 
@@ -116,30 +119,72 @@ class Layout:
             yield ArrayLayout(name, dims, shape, shape, np.dtype(dtype))
 
 
-def attributes(spec: CacheSpec, pins: Pins, software: Mapping[str, str], origin: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a cache says of itself, as plain JSON values in a fixed order."""
-    record = {
-        "schema": SCHEMA,
-        "model_fingerprint": spec.model.fingerprint,
-        "cache_fingerprint": spec.fingerprint,
-        "cache_spec": spec.record(),
-        "pins": asdict(pins),
-        "software": dict(software),
-        "origin": dict(origin),
-        "window_fields": list(WINDOW_FIELDS),
-    }
-    plain: dict[str, Any] = json.loads(canonical_json(record))
-    return plain
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What a cache says of itself.
+
+    Parameters
+    ----------
+    spec : CacheSpec
+        Identity of the cache.
+    pins : Pins
+        How it is computed.
+    software : mapping of str to str
+        Versions of the libraries that began it.
+    origin : mapping of str to str
+        Where the backbone's weights came from: ``weights``, ``licence``, ``trained_on``.
+    """
+
+    spec: CacheSpec
+    pins: Pins
+    software: Mapping[str, str]
+    origin: Mapping[str, str]
+
+    def record(self) -> dict[str, Any]:
+        """Return what is stored, as plain JSON values in a fixed order."""
+        record = {
+            "schema": SCHEMA,
+            "model_fingerprint": self.spec.model.fingerprint,
+            "cache_fingerprint": self.spec.fingerprint,
+            "cache_spec": self.spec.record(),
+            "pins": asdict(self.pins),
+            "software": dict(self.software),
+            "origin": dict(self.origin),
+            "window_fields": list(WINDOW_FIELDS),
+        }
+        plain: dict[str, Any] = json.loads(canonical_json(record))
+        return plain
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], where: str) -> Attributes:
+        """Rebuild from JSON; raise `CacheError` if `where` holds what another release wrote, or is damaged."""
+        if record.get("schema") != SCHEMA:
+            msg = (
+                f"{where} holds {record.get('schema')}, this release reads {SCHEMA}; "
+                "extract it again or use the release that wrote it"
+            )
+            raise CacheError(msg)
+        try:
+            found = cls(
+                spec=CacheSpec.from_dict(record["cache_spec"]),
+                pins=Pins(**record["pins"]),
+                software=dict(record["software"]),
+                origin=dict(record["origin"]),
+            )
+            sound = found.spec.fingerprint == record["cache_fingerprint"]
+            reason = "" if sound else "its cache_spec is not that of its cache_fingerprint"
+        except (KeyError, TypeError, ValueError, IdentityError) as error:
+            reason = str(error)
+        if reason:
+            msg = f"{where} is damaged ({reason}); run `dlprobe cache verify`"
+            raise CacheError(msg)
+        return found
 
 
-def require_schema(attrs: Mapping[str, Any], path: str) -> None:
-    """Raise `CacheError` unless the attributes are those of a cache that this release reads."""
-    if attrs.get("schema") != SCHEMA:
-        msg = (
-            f"{path} holds {attrs.get('schema')}, this release reads {SCHEMA}; "
-            "extract it again or use the release that wrote it"
-        )
-        raise CacheError(msg)
+def usual_block_windows(model: ModelSpec, dtype: str, n_windows: int) -> int:
+    """Return how many windows a block has unless said otherwise: of 128 MiB, at most 64, no more than there are."""
+    per_window = model.grid**2 * model.width * np.dtype(dtype).itemsize
+    return max(1, min(MOST_BLOCK_WINDOWS, n_windows, BLOCK_BYTES // per_window))
 
 
 def record_name(block: int) -> str:

@@ -21,6 +21,13 @@ _SETUP = f"{LOCKS}/setup.lock"
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)\.lock")
 
 
+def require_shard(shard: Shard) -> None:
+    """Raise `CacheError` unless the shard is one of as many as it says."""
+    if not 0 <= shard[0] < shard[1]:
+        msg = f"no shard {shard[0]} of {shard[1]}; shards are numbered from 0"
+        raise CacheError(msg)
+
+
 @contextmanager
 def hold_shard(place: Place, shard: Shard) -> Iterator[None]:
     """Hold the right to write one shard of a cache; raise `CacheError` at once if another process has it."""

@@ -20,11 +20,10 @@ from dlprobe.cache.stores.gather import runs, scatter
 from dlprobe.cache.stream import stream
 from dlprobe.data.manifest import Manifest
 from dlprobe.errors import CacheError, DataError
-from dlprobe.spec import Pins
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
@@ -32,12 +31,15 @@ if TYPE_CHECKING:
     from dlprobe.cache.care.verify import Damage
     from dlprobe.cache.layout import ArrayLayout
     from dlprobe.cache.places import Opened
-    from dlprobe.spec import CacheSpec, ModelSpec
+    from dlprobe.cache.stores import Store
+    from dlprobe.spec import CacheSpec, ModelSpec, Pins
 
     _Runs = list[tuple[int, NDArray[np.int64]]]
     Take = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 
 _JOINED = ("path", "variant", "source_id", "donor_id", "generator", "mask_kind", "split", "dataset")
+#: Values of a column that a message lists at most.
+_LISTED = 12
 #: Embeddings and coverage of the block being read, the one read ahead, and one still in the caller's hands.
 _MOST_BUFFERS = 6
 
@@ -96,21 +98,17 @@ class FeatureCache:
         The back end.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, store: Store | None = None) -> None:
         self.place = open_place(path)
         self.path: Path | str = self.place.path
-        self.store = open_store(self.place)
+        self.store = store or open_store(self.place)
         self._layout = self.store.layout
         self._arrays = self._layout.arrays()
         self.cache_spec: CacheSpec = self._layout.spec
         self.model_spec: ModelSpec = self.cache_spec.model
-        try:
-            self.pins = Pins(**self.store.attrs["pins"])
-            self.software: dict[str, str] = dict(self.store.attrs["software"])
-            self.origin: dict[str, str] = dict(self.store.attrs["origin"])
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"the attributes of {path} are damaged ({error}); run `dlprobe cache verify {path}`"
-            raise CacheError(msg) from error
+        self.pins: Pins = self.store.attrs.pins
+        self.software: dict[str, str] = dict(self.store.attrs.software)
+        self.origin: dict[str, str] = dict(self.store.attrs.origin)
         self.n_blocks = self._layout.n_blocks
         rows, cols, width = self._arrays["embeddings"].shape[1:]
         self.shape: tuple[int, int, int, int] = (self._layout.n_windows, rows, cols, width)
@@ -134,7 +132,7 @@ class FeatureCache:
         try:
             table = pq.read_table(pa.BufferReader(self.store.fixed("manifest")))
             return Manifest(table.to_pandas(), ".")
-        except (pa.ArrowException, OSError, DataError) as error:
+        except (pa.ArrowException, OSError, ValueError, DataError) as error:
             msg = f"the manifest in {self.path} is damaged; run `dlprobe cache verify {self.path}`"
             raise CacheError(msg) from error
 
@@ -175,6 +173,10 @@ class FeatureCache:
     def _windows(self) -> pd.DataFrame:
         array = self._arrays["windows"]
         fields = np.frombuffer(self.store.fixed("windows"), array.dtype).reshape(array.shape)
+        images = fields[:, WINDOW_FIELDS.index("image")]
+        if images.size and not 0 <= images.min() <= images.max() < len(self.manifest):
+            msg = f"the windows table in {self.path} is damaged; run `dlprobe cache verify {self.path}`"
+            raise CacheError(msg)
         return window_table(fields, self.manifest, self.cache_spec.block_windows)
 
     @property
@@ -188,7 +190,8 @@ class FeatureCache:
         if missing := self.missing_blocks:
             msg = (
                 f"{self.path} is incomplete: {len(missing)} of {self.n_blocks} blocks are missing "
-                f"(first: {missing[0]}); run the same `dlprobe extract` again to finish it"
+                f"(first: {missing[0]}); run the same `dlprobe extract` again to finish it, "
+                "or fit on what is there (`dlprobe fit --allow-partial`)"
             )
             raise CacheError(msg)
 
@@ -308,24 +311,55 @@ class FeatureCache:
         if indices.dtype == bool:
             indices = np.flatnonzero(indices)
         indices = indices.astype(np.int64, casting="safe") if indices.size else np.empty(0, np.int64)
-        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
-            msg = f"window {int(indices.max())} asked of {self.path}, which has {len(self)}; give indices into .windows"
+        if (outside := indices[(indices < 0) | (indices >= len(self))]).size:
+            msg = f"window {outside[0]} asked of {self.path}, which has {len(self)}; give indices into .windows"
             raise CacheError(msg)
         return indices
 
-    def select(self, split: str | None = None, windows: ArrayLike | None = None) -> NDArray[np.int64]:
-        """Return the windows that `blocks` goes over, ascending; raise `CacheError` if there are none."""
-        table = self.windows
+    def select(
+        self,
+        split: str | None = None,
+        windows: ArrayLike | None = None,
+        where: Mapping[str, Collection[str]] | None = None,
+    ) -> NDArray[np.int64]:
+        """Return the windows that were not rejected and meet every condition, ascending.
+
+        Parameters
+        ----------
+        split, windows
+            As for `blocks`.
+        where : mapping of str to collection of str, optional
+            For columns of `windows`, such as ``variant``, the values that are wanted.
+
+        Raises
+        ------
+        CacheError
+            If there are none, a value is none of its column's, or there is no such column.
+        """
+        table, wanted = self.windows, dict(where or {})
+        if split is not None:
+            wanted["split"] = [split]
         chosen = np.zeros(len(self), bool)
         chosen[self._indices(windows)] = True
-        if split is not None:
-            chosen &= (table["split"] == split).to_numpy()
         chosen &= ~table["rejected"].to_numpy()
+        for name, values in wanted.items():
+            self._require_values(table, name, values)
+            chosen &= table[name].isin(values).to_numpy()
         if not chosen.any():
-            where = f"of split {split!r} " if split is not None else ""
-            msg = f"{self.path} has no windows {where}to read; its splits are {sorted(table['split'].unique())}"
+            asked = " and ".join(f"{name} {', '.join(values)}" for name, values in wanted.items())
+            msg = f"{self.path} has no windows{f' of {asked}' if asked else ''} to read; ask for others"
             raise CacheError(msg)
         return np.flatnonzero(chosen)
+
+    def _require_values(self, table: pd.DataFrame, name: str, values: Collection[str]) -> None:
+        if name not in _JOINED:
+            msg = f"windows are not chosen by {name!r}; write one of {', '.join(_JOINED)}"
+            raise CacheError(msg)
+        there = sorted(table[name].unique())
+        if unknown := sorted(set(values) - set(there)):
+            listed = ", ".join(map(repr, there[:_LISTED])) + (", ..." if len(there) > _LISTED else "")
+            msg = f"{self.path} has no windows of {name} {unknown[0]!r}; there are {listed}"
+            raise CacheError(msg)
 
     def _refuse_rejected(self, indices: NDArray[np.int64]) -> None:
         wanted = set(indices.tolist())

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dlprobe.cache.layout import ROOT_RECORD, record_name
+from dlprobe.cache.layout import ROOT_RECORD, Attributes, Layout, record_name
 from dlprobe.errors import CacheError
 from dlprobe.spec import canonical_json
 
@@ -106,10 +106,29 @@ class BlockRecord:
 
 @dataclass(frozen=True, slots=True)
 class RootRecord:
-    """Digests of everything in a cache that belongs to no block."""
+    """Digests of everything in a cache that belongs to no block, and a spare copy of what tells where its blocks lie.
+
+    The spare copy is empty in a record that was written before there was one.
+
+    Parameters
+    ----------
+    cache : str
+        The cache_fingerprint.
+    files : mapping of str to Digest
+        By name, or ``NAME#START-STOP``.
+    attributes : mapping
+        What the cache says of itself, as `dlprobe.cache.layout.Attributes.record` gives it.
+    counts : mapping of str to int
+        ``windows``, and ``manifest_bytes``.
+    offsets : mapping of str to int
+        First byte of each array, where all of them lie in one object.
+    """
 
     cache: str
     files: Mapping[str, Digest]
+    attributes: Mapping[str, Any]
+    counts: Mapping[str, int]
+    offsets: Mapping[str, int]
 
 
 def write_block_record(place: Place, record: BlockRecord) -> None:
@@ -143,7 +162,18 @@ def read_block_record(place: Place, block: int) -> BlockRecord:
 def read_root_record(place: Place) -> RootRecord:
     """Read the record of what belongs to no block; raise `CacheError` if it is missing or damaged."""
     body = _read(place, ROOT_RECORD)
-    return RootRecord(body["cache"], {name: Digest(**digest) for name, digest in body["files"].items()})
+    files = {name: Digest(**digest) for name, digest in body["files"].items()}
+    spare = {name: body.get(name, {}) for name in ("attributes", "counts", "offsets")}
+    return RootRecord(body["cache"], files, **spare)
+
+
+def recalled(place: Place, record: RootRecord) -> tuple[Attributes, Layout]:
+    """Return what a root record tells of a cache; raise `CacheError` if it is older than its spare copy."""
+    if not record.attributes:
+        msg = f"{place}/{ROOT_RECORD} has no copy of what the cache says of itself; extract to another path"
+        raise CacheError(msg)
+    attrs = Attributes.from_record(record.attributes, f"{place}/{ROOT_RECORD}")
+    return attrs, Layout(attrs.spec, record.counts["windows"], record.counts["manifest_bytes"])
 
 
 def _text(record: BlockRecord | RootRecord) -> bytes:

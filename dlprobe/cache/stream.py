@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.cache.reader import Block
+
+
+#: How long the thread that reads ahead waits for the caller to drop a block.
+_PATIENCE_S = 0.05
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -73,13 +79,42 @@ def stream(
     pending = groups(selected, block_windows, seed=seed, buffer_blocks=buffer_blocks)
     if not by_group:
         pending = [group[i : i + block_windows] for group in pending for i in range(0, len(group), block_windows)]
+    hands = _Hands()
     with ThreadPoolExecutor(1, thread_name_prefix="dlprobe-read-ahead") as pool:
         ahead = pool.submit(read, pending[0])
         for group in range(len(pending)):
             current = ahead.result()
             if group + 1 < len(pending):
-                ahead = pool.submit(read, pending[group + 1])
+                ahead = pool.submit(hands.read_once, hands.empty, read, pending[group + 1])
             for start in range(0, len(current), block_windows):
                 part = slice(start, start + block_windows)
                 cls = None if current.cls is None else current.cls[part]
-                yield block(current.embeddings[part], current.coverage[part], current.windows[part], cls)
+                yield block(hands.given(current.embeddings[part]), current.coverage[part], current.windows[part], cls)
+
+
+class _Hands:
+    """Whether the caller still holds what it was given last.
+
+    Reading ahead may begin just before a block is handed out, and most callers drop the one before just after that:
+    whoever waits for it can have its memory, and two blocks of memory do instead of three. A caller that keeps what
+    it was given is not waited for a second time.
+    """
+
+    def __init__(self) -> None:
+        self._patience_s = _PATIENCE_S
+        self.empty = threading.Event()
+        self.empty.set()
+
+    def given(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the array, and see when it is dropped."""
+        self.empty = empty = threading.Event()
+        weakref.finalize(array, empty.set).atexit = False
+        return array
+
+    def read_once(
+        self, empty: threading.Event, read: Callable[[NDArray[np.int64]], Block], windows: NDArray[np.int64]
+    ) -> Block:
+        """Read when the caller has dropped what it was given before, or not soon enough."""
+        if not empty.wait(self._patience_s):
+            self._patience_s = 0.0
+        return read(windows)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlprobe.cache.layout import LOCKS, RECORDS, ROOT_RECORD, Layout, attributes, record_name, recorded_blocks
-from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
+from dlprobe.cache.layout import LOCKS, RECORDS, ROOT_RECORD, Attributes, Layout, record_name, recorded_blocks
+from dlprobe.cache.locks import hold_setup, hold_shard, other_writers, require_shard
 from dlprobe.cache.places import open_place
 from dlprobe.cache.records import (
     BlockRecord,
@@ -24,7 +23,8 @@ from dlprobe.cache.records import (
 )
 from dlprobe.cache.stores import STORED_NAMES, STORES, open_store, store_kind
 from dlprobe.errors import CacheError, OutputError
-from dlprobe.spec import Pins, require_same
+from dlprobe.publish import is_full, sigterm_raises
+from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dlprobe.cache.locks import Shard
     from dlprobe.cache.places import Place
     from dlprobe.cache.stores import Store
-    from dlprobe.spec import CacheSpec
+    from dlprobe.spec import CacheSpec, Pins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,11 @@ class CachePlan:
         return Layout(self.spec, len(self.windows), len(self.manifest))
 
     @property
+    def attributes(self) -> Attributes:
+        """What the cache is to say of itself."""
+        return Attributes(spec=self.spec, pins=self.pins, software=self.software, origin=self.origin)
+
+    @property
     def fixed(self) -> dict[str, bytes]:
         """Bytes of the arrays that belong to no block."""
         return {
@@ -109,6 +114,11 @@ class CacheWriter:
     def path(self) -> Path | str:
         """Folder of the cache, or its URL."""
         return self.place.path
+
+    @property
+    def pins(self) -> Pins:
+        """How the cache was begun."""
+        return self._store.attrs.pins
 
     @property
     def n_windows(self) -> int:
@@ -171,7 +181,7 @@ class CacheWriter:
             If the disk is full; what was recorded before stays whole.
         """
         layouts = self.layout.arrays()
-        try:
+        with full_disk_told(self.place):
             chunks = {}
             for name in self.layout.block_arrays:
                 chunk = np.ascontiguousarray(arrays[name])
@@ -181,8 +191,6 @@ class CacheWriter:
                 chunks[name] = self._store.put(name, block, chunk.data.cast("B"))
             record = BlockRecord(block, self.layout.spec.fingerprint, chunks, dict(images), rejects)
             write_block_record(self.place, record)
-        except OSError as error:
-            raise _disk_error(error, self.place) from error
 
 
 @contextmanager
@@ -191,7 +199,7 @@ def open_writer(
 ) -> Iterator[CacheWriter]:
     """Create a cache or take one up again, and hold the lock of a shard of it.
 
-    A cache that this call made and in which nothing was recorded is taken away again on exit.
+    A cache that this call made and in which nothing was recorded is taken away again on exit, also by SIGTERM.
 
     Parameters
     ----------
@@ -211,11 +219,9 @@ def open_writer(
     IdentityError
         If it is a cache of another identity, or of other pins.
     CacheError
-        If another process writes this shard or in another number of shards, or the cache is damaged.
+        If another process writes this shard or in another number of shards, the cache is damaged, or the disk is full.
     """
-    if not 0 <= shard[0] < shard[1]:
-        msg = f"no shard {shard[0]} of {shard[1]}; shards are numbered from 0"
-        raise CacheError(msg)
+    require_shard(shard)
     place = open_place(path)
     _require_ours(place)
     try:
@@ -223,8 +229,10 @@ def open_writer(
     except OSError as error:
         msg = f"{place} cannot be made ({error.strerror}); choose another path"
         raise OutputError(msg) from error
-    with ExitStack() as stack:
-        with hold_setup(place):
+    with sigterm_raises(), ExitStack() as stack:
+        if made:
+            stack.callback(_take_away_empty, place)
+        with full_disk_told(place), hold_setup(place):
             stack.enter_context(hold_shard(place, shard))
             if fresh := _is_new(place):
                 stack.callback(_take_away_unused, place, shard, made=made)
@@ -262,28 +270,27 @@ def _require_ours(place: Place) -> None:
 
 
 def _set_up(place: Place, plan: CachePlan) -> Store:
-    try:
-        for name in STORED_NAMES.values():
-            place.remove(name)  # of a process killed before the root record
-        place.make(RECORDS)
-        store = create_store(place, plan, kind=plan.store or "zarr", compress=plan.compress)
-        write_root_record(place, root_record(store))
-    except OSError as error:
-        raise _disk_error(error, place) from error
+    for name in STORED_NAMES.values():
+        place.remove(name)  # of a process killed before the root record
+    place.make(RECORDS)
+    store = create_store(place, plan, kind=plan.store or "zarr", compress=plan.compress)
+    write_root_record(place, root_record(store))
     return store
 
 
 def create_store(place: Place, plan: CachePlan, *, kind: str, compress: bool) -> Store:
     """Make everything of a cache that belongs to no block, without a root record."""
-    attrs = attributes(plan.spec, plan.pins, plan.software, plan.origin)
     back_end: type[Store] = STORES[kind]
-    return back_end.create(place, plan.layout, attrs, plan.fixed, compress=compress)
+    return back_end.create(place, plan.layout, plan.attributes, plan.fixed, compress=compress)
 
 
 def root_record(store: Store) -> RootRecord:
     """Return the record of what a back end holds beside its blocks."""
     found = {name: Digest.of_named(store.place, name) for name in store.fixed_names()}
-    return RootRecord(store.layout.spec.fingerprint, {name: digest for name, digest in found.items() if digest})
+    files = {name: digest for name, digest in found.items() if digest}
+    layout = store.layout
+    counts = {"windows": layout.n_windows, "manifest_bytes": layout.manifest_bytes}
+    return RootRecord(layout.spec.fingerprint, files, store.attrs.record(), counts, store.offsets)
 
 
 def _resume(place: Place, plan: CachePlan, *, allow_mixed: bool) -> Store:
@@ -295,7 +302,7 @@ def _resume(place: Place, plan: CachePlan, *, allow_mixed: bool) -> Store:
     require_same(store.layout.spec, plan.spec, f"the cache {place} and this extraction", advice)
     if not allow_mixed:
         advice = "use the same pins, or allow a mixed cache (--allow-mixed)"
-        require_same(Pins(**store.attrs["pins"]), plan.pins, f"the pins of the cache {place} and of this run", advice)
+        require_same(store.attrs.pins, plan.pins, f"the pins of the cache {place} and of this run", advice)
     if store.fixed("windows") != plan.fixed["windows"]:
         msg = f"the windows table of {place} is not that of this manifest; run `dlprobe cache verify {place}`"
         raise CacheError(msg)
@@ -328,7 +335,21 @@ def _take_away_unused(place: Place, shard: Shard, *, made: bool) -> None:
             place.unmake()
 
 
-def _disk_error(error: OSError, place: Place) -> CacheError | OSError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return CacheError(f"no space is left for {place}; make room and run the same command again, it will go on")
-    return error
+def _take_away_empty(place: Place) -> None:
+    """Take a place away in which there was not even room for a lock."""
+    if place.children() == {LOCKS} and not place.children(LOCKS):
+        place.remove(LOCKS)
+        with suppress(OSError):  # another process has come meanwhile
+            place.unmake()
+
+
+@contextmanager
+def full_disk_told(place: Place) -> Iterator[None]:
+    """Turn the error of a full disk into a `CacheError` that says that nothing recorded is lost."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        msg = f"no space is left for {place}; make room and run the same command again, it will go on"
+        raise CacheError(msg) from error

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from dlprobe.cache import FeatureCache
+from dlprobe.cache.layout import ROOT_RECORD, recorded_blocks
+from dlprobe.cache.locks import require_shard
+from dlprobe.cache.places import open_place
+from dlprobe.cache.stores import store_kind
 from dlprobe.errors import BackboneError, IdentityError
 from dlprobe.extraction.embedding import AHEAD, start_batch
+from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from dlprobe.backbones.base import Backbone
     from dlprobe.backbones.engines.batching import Resizable
+    from dlprobe.cache import Shard
     from dlprobe.extraction.embedding import Encoded
     from dlprobe.extraction.planning import Plan
     from dlprobe.spec import CacheSpec
@@ -26,8 +34,15 @@ _MIN_SECONDS = 1.0
 _MAX_BATCHES = 8
 
 
-def estimate(plan: Plan, backbone: Backbone) -> dict[str, Any]:
-    """Time a few batches of noise and say what a plan amounts to.
+def estimate(
+    plan: Plan,
+    backbone: Backbone,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    shard: Shard = (0, 1),
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Time a few batches of noise and say what is still to be done of a plan.
 
     Parameters
     ----------
@@ -35,33 +50,59 @@ def estimate(plan: Plan, backbone: Backbone) -> dict[str, Any]:
         What is to be done.
     backbone : Backbone
         Loaded as it will be used; its batch size is found as it will be there.
+    path : path, optional
+        Where the cache is to be; what is recorded there is done.
+    shard : tuple of int
+        Which of how many, as for `dlprobe.extraction.extract`.
+    store : {"zarr", "hdf5"}, optional
+        Back end of a new cache.
 
     Returns
     -------
     dict
-        ``images``, ``windows``, ``blocks``, ``bytes`` on the disk without region maps, ``windows_per_s`` of the
-        backbone alone, and ``eta_s``, which leaves decoding and writing out.
+        ``images`` of the manifest; ``recorded_blocks`` of the shard; of what is left of it ``windows``, ``blocks`` and
+        ``bytes`` on the disk (see `Plan.bytes_of`); ``windows_per_s`` of the backbone alone, and ``eta_s``, which
+        leaves decoding and writing out.
 
     Raises
     ------
     BackboneError
         If memory does not hold the batches.
+    CacheError
+        If there is no such shard, or what is there is damaged.
+    IdentityError
+        If the cache that is there is of another identity.
     """
+    require_shard(shard)
     spec = plan.cache_spec
+    blocks = range(shard[0], plan.n_blocks, shard[1])
+    kind, recorded = _begun(plan, path) or (store or "zarr", set())
+    left = [block for block in blocks if block not in recorded]
+    windows = plan.windows_in(left)
 
     def timed(settled: Backbone) -> float:
-        size = min(settled.pins.batch_size, spec.block_windows, len(plan.windows))
+        size = max(1, min(settled.pins.batch_size, spec.block_windows, windows))
         return windows_per_s(settled, size, dtype=spec.dtype, cls=spec.cls)
 
     rate = with_fitting_batches(timed, backbone, spec, lambda: None)
     return {
         "images": len(np.unique(plan.windows[:, 0])),
-        "windows": len(plan.windows),
-        "blocks": plan.n_blocks,
-        "bytes": plan.bytes,
+        "recorded_blocks": len(blocks) - len(left),
+        "windows": windows,
+        "blocks": len(left),
+        "bytes": plan.bytes_of(left, kind),
         "windows_per_s": round(rate, 3),
-        "eta_s": round(len(plan.windows) / rate, 1),
+        "eta_s": round(windows / rate, 1),
     }
+
+
+def _begun(plan: Plan, path: str | os.PathLike[str] | None) -> tuple[str, set[int]] | None:
+    """Return the back end of a cache that is there, and the blocks that were recorded."""
+    if path is None or not (place := open_place(path)).exists(ROOT_RECORD):
+        return None
+    advice = "give the same manifest and settings, or another path"
+    require_same(FeatureCache(path).cache_spec, plan.cache_spec, f"the cache {place} and this extraction", advice)
+    return store_kind(place), recorded_blocks(place)
 
 
 def with_fitting_batches(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import numpy as np
 
 from dlprobe.backbones.base import require_divides
-from dlprobe.cache.layout import Layout, view_order
+from dlprobe.cache.layout import Layout, usual_block_windows, view_order
 from dlprobe.cache.stores.codecs import DTYPES
 from dlprobe.data.degrade import find_preset
 from dlprobe.data.tiling import tile, working_size
@@ -17,16 +17,13 @@ from dlprobe.extraction.decoding import Degradations
 from dlprobe.spec import CacheSpec, Dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from dlprobe.data.manifest import Manifest
     from dlprobe.spec import ModelSpec
 
-#: Large, so that a thousand images make tens of files; small, so that three blocks in work fit into memory.
-BLOCK_BYTES = 128 << 20
-MOST_BLOCK_WINDOWS = 64
 _HASH_DIGITS = 16
 
 
@@ -53,9 +50,19 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """Bytes on the disk without region maps, which, compressed, add little."""
-        arrays = self._layout.arrays()
-        return self.n_blocks * sum(arrays[name].chunk_bytes for name in self._layout.block_arrays if name != "regions")
+        """Bytes on the disk in Zarr without region maps, which, compressed, add little."""
+        return self.bytes_of(range(self.n_blocks))
+
+    def bytes_of(self, blocks: Iterable[int], store: str = "zarr") -> int:
+        """Return the bytes of some blocks: in Zarr without region maps, in HDF5, which has no padding, with them."""
+        arrays = [self._layout.arrays()[name] for name in self._layout.block_arrays]
+        if store == "zarr":
+            return len(list(blocks)) * sum(array.chunk_bytes for array in arrays if array.name != "regions")
+        return self.windows_in(blocks) * sum(array.row_bytes for array in arrays)
+
+    def windows_in(self, blocks: Iterable[int]) -> int:
+        """Return the number of windows in some blocks."""
+        return sum(stop - start for start, stop in map(self._layout.block_range, blocks))
 
     @property
     def _layout(self) -> Layout:
@@ -128,8 +135,7 @@ def plan(
     order = _ordered_views(manifest, views, seed)
     windows = np.array(list(_rows(manifest, order, model_spec.window_px, stride_px, tiling)), np.int32)
     if block_windows is None:
-        per_window = model_spec.grid**2 * model_spec.width * np.dtype(dtype).itemsize
-        block_windows = max(1, min(MOST_BLOCK_WINDOWS, len(windows), BLOCK_BYTES // per_window))
+        block_windows = usual_block_windows(model_spec, dtype, len(windows))
     spec = CacheSpec(
         model=model_spec,
         tiling=tiling,

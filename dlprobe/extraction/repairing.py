@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 import numpy as np
 
 from dlprobe.backbones import load_backbone
 from dlprobe.cache import FeatureCache, open_writer, verify
-from dlprobe.cache.care.restoring import restore_fixed
+from dlprobe.cache.care.restoring import restore_fixed, told_of
 from dlprobe.cache.care.verify import Damage
-from dlprobe.cache.layout import WINDOW_FIELDS
+from dlprobe.cache.layout import ROOT_RECORD, WINDOW_FIELDS
 from dlprobe.cache.places import open_place
 from dlprobe.cache.records import read_block_record
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import CacheError
 from dlprobe.extraction.decoding import Unreadable, decode, images_of
-from dlprobe.extraction.embedding import run_backbone
+from dlprobe.extraction.embedding import DRIFT_LIMITS, run_backbone
 from dlprobe.extraction.planning import PlanSettings, degradations_of, plan
 from dlprobe.extraction.running import cache_plan, fill
-from dlprobe.extraction.stopping import sigterm_raises
 from dlprobe.spec import require_same
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
+    from dlprobe.cache import CachePlan
+    from dlprobe.cache.layout import Attributes
     from dlprobe.cache.places import Place
     from dlprobe.cache.records import BlockRecord
     from dlprobe.data.manifest import Manifest
@@ -37,8 +39,16 @@ if TYPE_CHECKING:
     from dlprobe.extraction.running import Progress
     from dlprobe.spec import CacheSpec
 
-#: Largest relative error of a window's embeddings that rounding to a storage type, and another batch, may explain.
-TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "int8": 2e-2}
+#: Largest relative error of a window's embeddings that rounding to a storage type may explain.
+STORAGE_LIMITS = {"float32": 0.0, "float16": 1e-3, "int8": 1.9e-2}
+
+
+class _Again(NamedTuple):
+    """A window that is to be embedded again."""
+
+    window: int
+    image: str
+    pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +127,16 @@ def repair(
     damages = verify(path)
     if not damages:
         return RepairReport(place.path, (), (), ())
-    planned = plan(manifest, backbone.spec, **(_settings_of(path) or settings))
+    begun = _told_of(path)
+    planned = plan(manifest, backbone.spec, **(_settings_of(begun.spec) if begun else settings))
+    if begun:
+        require_same(
+            begun.spec, planned.cache_spec, f"the cache {path} and this repair", "give its manifest and backbone"
+        )
     made_from = cache_plan(planned, manifest, backbone)
-    restored = restore_fixed(path, made_from) if _needs_restoring(damages) else []
+    restored = _restored(path, made_from, begun, damages)
     damages = [damage for damage in verify(path) if damage.block is not None]
-    with sigterm_raises(), open_writer(path, made_from, allow_mixed=allow_mixed) as writer:
+    with open_writer(path, made_from, allow_mixed=allow_mixed) as writer:
         blocks = sorted({damage.block for damage in damages if damage.block is not None})
         before = {block: _readable_record(place, block) for block in blocks}
         for block in blocks:
@@ -140,7 +155,7 @@ def recheck(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> list[Damage]:
-    """Embed some windows again and compare them with the cache.
+    """Embed some windows again, in batches as long as they were embedded in, and compare them with the cache.
 
     Parameters
     ----------
@@ -160,7 +175,8 @@ def recheck(
     Returns
     -------
     list of Damage
-        Windows whose image changed, cannot be read any more, or has other embeddings than `TOLERANCE` allows.
+        Windows whose image changed, cannot be read any more, or has embeddings further away than the precision
+        (`dlprobe.extraction.embedding.DRIFT_LIMITS`) and the storage type (`STORAGE_LIMITS`) explain.
 
     Raises
     ------
@@ -181,10 +197,23 @@ def recheck(
     table = table.assign(image=rows[table["path"]].to_numpy())
     windows = table[list(WINDOW_FIELDS)].to_numpy(np.int32)
     found: list[Damage] = []
+    waiting: dict[int, list[_Again]] = {}
     for part in images_of(windows):
         crops = decode(manifest, part, cache.model_spec, degradations_of(cache.cache_spec), max_pixels)
         image = str(manifest.frame["path"].iloc[part.image])
-        found.extend(_recheck_image(cache, backbone, image, crops, drawn[part.positions]))
+        here = drawn[part.positions].tolist()
+        reason = _why_another(cache, image, crops, here[0])
+        if reason or isinstance(crops, Unreadable):
+            found.append(Damage(image, here[0] // cache.cache_spec.block_windows, (image,), reason))
+            continue
+        for window, pixels in zip(here, crops.pixels, strict=True):
+            length = _batch_length(cache, window)
+            batch = waiting.setdefault(length, [])
+            batch.append(_Again(window, image, pixels))
+            if len(batch) == length:
+                found.extend(_recheck_batch(cache, backbone, waiting.pop(length), length))
+    for length, batch in waiting.items():
+        found.extend(_recheck_batch(cache, backbone, batch, length))
     return found
 
 
@@ -207,11 +236,11 @@ def backbone_of(path: str | os.PathLike[str], *, weights: str | None = None) -> 
     IdentityError
         If what was loaded is not the model of the cache; the message names the fields.
     """
-    cache = FeatureCache(path)
-    spec, pins = cache.model_spec, cache.pins
+    begun = told_of(path)
+    spec, pins = begun.spec.model, begun.pins
     backbone = load_backbone(
         spec.backbone,
-        weights=weights or cache.origin["weights"],
+        weights=weights or begun.origin["weights"],
         device=pins.device,
         engine=pins.engine,
         precision=pins.precision,
@@ -227,40 +256,80 @@ def backbone_of(path: str | os.PathLike[str], *, weights: str | None = None) -> 
     return backbone
 
 
-def _recheck_image(
-    cache: FeatureCache, backbone: Backbone, path: str, crops: Crops | Unreadable, drawn: NDArray[np.int64]
-) -> list[Damage]:
-    blocks = drawn // cache.cache_spec.block_windows
+def _why_another(cache: FeatureCache, path: str, crops: Crops | Unreadable, window: int) -> str:
     if isinstance(crops, Unreadable):
-        return [Damage(path, int(blocks[0]), (path,), crops.reason)]
-    if crops.sha256 != cache.record(int(blocks[0])).images[path]:
-        return [Damage(path, int(blocks[0]), (path,), "the image file is not the one that was embedded")]
-    found: list[Damage] = []
-    for window, block, pixels in zip(drawn.tolist(), blocks.tolist(), crops.pixels, strict=True):
+        return crops.reason
+    same = crops.sha256 == cache.record(window // cache.cache_spec.block_windows).images[path]
+    return "" if same else "the image file is not the one that was embedded"
+
+
+def _recheck_batch(cache: FeatureCache, backbone: Backbone, batch: list[_Again], length: int) -> Iterator[Damage]:
+    """Embed windows in a batch of a length, which repeats them where they are too few."""
+    precisions = (cache.pins.precision, backbone.pins.precision)
+    limit = STORAGE_LIMITS[cache.cache_spec.dtype] + max(DRIFT_LIMITS[precision] for precision in precisions)
+    pixels = np.stack([batch[place % len(batch)].pixels for place in range(length)])
+    tokens, cls = run_backbone(backbone, pixels, cls=cache.cache_spec.cls)
+    for place, (window, image, _) in enumerate(batch):
         stored = cache.read([window])
-        tokens, cls = run_backbone(backbone, pixels[None], cls=cache.cache_spec.cls)
-        error = _relative(stored.embeddings, tokens)
+        error = _relative(stored.embeddings[0], tokens[place])
         if stored.cls is not None and cls is not None:
-            error = max(error, _relative(stored.cls, cls))
-        if error > TOLERANCE[cache.cache_spec.dtype]:
+            error = max(error, _relative(stored.cls[0], cls[place]))
+        if not error <= limit:
             reason = f"window {window} differs by {error:.2g} (relative) from what this machine computes"
-            found.append(Damage(path, block, (path,), reason))
-    return found
+            yield Damage(image, window // cache.cache_spec.block_windows, (image,), reason)
+
+
+def _batch_length(cache: FeatureCache, window: int) -> int:
+    """Return how many windows were embedded at once with this one: another number rounds otherwise."""
+    block, size = window // cache.cache_spec.block_windows, cache.pins.batch_size
+    void = {reject for found in cache.record(block).rejects for reject in found.windows}
+    kept = [other for other in range(*cache.store.layout.block_range(block)) if other not in void]
+    return min(size, len(kept) - kept.index(window) // size * size)
 
 
 def _relative(stored: NDArray[Any], fresh: NDArray[np.float32]) -> float:
     return float(np.linalg.norm(stored.astype(np.float32) - fresh) / max(float(np.linalg.norm(fresh)), 1e-30))
 
 
-def _needs_restoring(damages: list[Damage]) -> bool:
-    return any(damage.block is None for damage in damages)
-
-
-def _settings_of(path: str | os.PathLike[str]) -> PlanSettings | None:
+def _told_of(path: str | os.PathLike[str]) -> Attributes | None:
     try:
-        spec: CacheSpec = FeatureCache(path).cache_spec
+        return told_of(path)
     except CacheError:
         return None
+
+
+def _restored(
+    path: str | os.PathLike[str], plan: CachePlan, begun: Attributes | None, damages: list[Damage]
+) -> list[str]:
+    """Restore what belongs to no block, with the pins, versions and origin that the cache was begun with."""
+    damaged = {damage.file for damage in damages if damage.block is None}
+    if not damaged:
+        return []
+    if begun is not None:
+        plan = replace(plan, pins=begun.pins, software=begun.software, origin=begun.origin)
+    return restore_fixed(path, _as_stored(path, plan) if ROOT_RECORD in damaged else plan)
+
+
+def _as_stored(path: str | os.PathLike[str], plan: CachePlan) -> CachePlan:
+    """Take what a cache holds where it says the same as the plan, and no record is left to tell which bytes were meant.
+
+    Another machine rounds the reference embedding otherwise, another library writes the manifest otherwise.
+    """
+    try:
+        cache = FeatureCache(path)
+        same = cache.manifest.sha256 == plan.spec.manifest_sha256
+        manifest, reference = cache.store.fixed("manifest"), cache.reference
+    except CacheError:
+        return plan
+    close = _relative(reference, plan.reference) <= DRIFT_LIMITS[plan.pins.precision]
+    return replace(
+        plan,
+        manifest=manifest if same else plan.manifest,
+        reference=reference if close else plan.reference,
+    )
+
+
+def _settings_of(spec: CacheSpec) -> PlanSettings:
     names = PlanSettings.__annotations__
     return cast("PlanSettings", {name: getattr(spec, name) for name in names})
 

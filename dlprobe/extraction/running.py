@@ -15,11 +15,10 @@ from dlprobe.cache import CachePlan, FeatureCache, open_writer
 from dlprobe.cache.layout import manifest_bytes
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import BackboneError, CacheError, DataError
-from dlprobe.extraction.embedding import reference_embedding
+from dlprobe.extraction.embedding import DRIFT_LIMITS, reference_embedding
 from dlprobe.extraction.estimating import with_fitting_batches
 from dlprobe.extraction.planning import Plan, PlanSettings, plan
 from dlprobe.extraction.runners import Job, RayRunner, find_runner
-from dlprobe.extraction.stopping import sigterm_raises
 
 if TYPE_CHECKING:
     import os
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-#: Relative difference of the reference embedding above which a machine is said to compute something else.
-DRIFT_LIMIT = 1e-3
 _RECORDED = ("dlprobe", "numpy", "pillow", "timm", "torch", "zarr", "numcodecs", "pyarrow")
 
 
@@ -59,6 +56,8 @@ class ExtractionReport:
         Everything among them that could not be embedded, with reasons.
     drift : float
         Relative difference of the reference embedding from the one that the cache was begun with; 0 for a new cache.
+    drift_limit : float
+        What rounding may explain of it, by the precision.
     """
 
     path: Path | str
@@ -67,11 +66,12 @@ class ExtractionReport:
     skipped: int
     rejected: tuple[Reject, ...]
     drift: float
+    drift_limit: float
 
     @property
     def drifted(self) -> bool:
         """Whether this machine computes something else than the one that began the cache."""
-        return self.drift > DRIFT_LIMIT
+        return self.drift > self.drift_limit
 
     def frame(self) -> pd.DataFrame:
         """Return what was rejected, one a row: ``path``, ``windows``, ``reason``."""
@@ -170,13 +170,14 @@ def extract(
 
     def run(settled: Backbone) -> ExtractionReport:
         made_from = replace(cache_plan(planned, manifest, settled), store=store, compress=compress)
-        with sigterm_raises(), open_writer(path, made_from, shard=shard, allow_mixed=allow_mixed) as writer:
+        with open_writer(path, made_from, shard=shard, allow_mixed=allow_mixed) as writer:
             drift = 0.0 if writer.fresh else _relative(writer.reference, made_from.reference)
             if retry_rejects:
                 _forget_rejects(writer)
             done = fill(writer, planned, manifest, settled, progress, max_pixels=max_pixels, runner=runner)
             rejected = _rejected(writer)
-        return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift)
+        limit = max(DRIFT_LIMITS[pins.precision] for pins in (writer.pins, settled.pins))
+        return ExtractionReport(writer.path, writer.n_windows, done, writer.n_windows - done, rejected, drift, limit)
 
     return with_fitting_batches(run, backbone, planned.cache_spec, lambda: _pinned_batch_size(path))
 
@@ -253,10 +254,10 @@ def _require_window(spec: ModelSpec, window_px: int | None) -> None:
 
 
 def _rejected(writer: CacheWriter) -> tuple[Reject, ...]:
-    """Return the rejects of a shard; if nothing but rejects came of it, take it away and raise."""
+    """Return the rejects of a shard; if nothing but rejects came of a whole cache, take it away and raise."""
     rejected = tuple(reject for block in writer.blocks for reject in writer.rejects(block))
     void = {window for reject in rejected for window in reject.windows}
-    if len(void) < writer.n_windows or not void:
+    if len(void) < writer.layout.n_windows or not void:
         return rejected
     if writer.fresh:
         writer.discard()

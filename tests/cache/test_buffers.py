@@ -1,14 +1,17 @@
 """Memory is used again, but never while somebody can see it."""
 
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.testing import assert_array_equal
 
-from dlprobe.cache import open_cache
+from dlprobe.cache import Block, open_cache
 from dlprobe.cache.buffers import Buffers
+from dlprobe.cache.stream import _PATIENCE_S, stream
 
 F16 = np.dtype("float16")
 
@@ -94,3 +97,41 @@ def test_a_stream_uses_the_memory_of_dropped_blocks_again(whole):
     for block in kept:
         assert_array_equal(block.embeddings, expected.embeddings[block.windows])
         assert_array_equal(block.coverage, expected.coverage[block.windows])
+
+
+class TestReadingAhead:
+    """As many blocks are in memory as it takes, whatever the threads' luck."""
+
+    BLOCKS, WINDOWS = 20, 4
+
+    def run(self, keep):
+        """Go through a stream; return how many blocks were alive when one was read, at most, and all that was kept."""
+        alive, most = [], 0
+
+        def read(windows):
+            nonlocal most
+            most = max(most, sum(seen() is not None for seen in alive) + 1)
+            embeddings = windows[:, None, None, None].astype(np.float32)
+            alive.append(weakref.ref(embeddings))
+            return Block(embeddings, embeddings.astype(np.uint8), windows)
+
+        def slow(*fields):
+            time.sleep(0.005)  # the thread that reads ahead is there before the caller has dropped its block
+            return Block(*fields)
+
+        count = self.BLOCKS * self.WINDOWS
+        settings = {"seed": 0, "buffer_blocks": 2, "block": slow, "by_group": False}
+        blocks = stream(read, np.arange(count), self.WINDOWS, **settings)
+        kept = [block if keep else block.windows for block in blocks]
+        return most, kept
+
+    def test_two_blocks_where_the_caller_drops_them(self):
+        most, kept = self.run(keep=False)
+        assert most == 2
+        assert sorted(np.concatenate(kept)) == list(range(self.BLOCKS * self.WINDOWS))
+
+    def test_a_caller_that_keeps_them_is_waited_for_once(self):
+        start = time.perf_counter()
+        most, kept = self.run(keep=True)
+        assert most == len(kept) == self.BLOCKS
+        assert time.perf_counter() - start < self.BLOCKS * _PATIENCE_S

@@ -92,6 +92,25 @@ class TestMerge:
         merge(halves, tmp_path / "merged")
         assert extract(manifest, backbone, tmp_path / "merged", **SETTINGS).done == 0
 
+    def test_blocks_of_the_usual_size_which_follows_the_number_of_windows(self, manifest, backbone, tmp_path):
+        for number, variants in enumerate((["real", "ae", "sp"], ["fr"])):
+            part = manifest.select(manifest.frame["variant"].isin(variants))
+            extract(part, backbone, tmp_path / str(number), stride_px=40)
+        sizes = {open_cache(tmp_path / str(number)).cache_spec.block_windows for number in (0, 1)}
+        found = merge([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
+        assert found.cache_spec.block_windows not in sizes
+        assert verify(tmp_path / "merged") == []
+        assert extract(manifest, backbone, tmp_path / "merged", stride_px=40).done == 0
+
+    def test_blocks_of_two_sizes_that_were_asked_for(self, manifest, backbone, tmp_path):
+        for number in (0, 1):
+            half = manifest.select(manifest.frame.index % 2 == number)
+            extract(half, backbone, tmp_path / str(number), stride_px=40, block_windows=3 + number)
+        found = merge([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
+        assert found.cache_spec.block_windows == 4
+        assert verify(tmp_path / "merged") == []
+        assert extract(manifest, backbone, tmp_path / "merged", **SETTINGS).done == 0
+
     def test_every_window_keeps_its_numbers(self, halves, tmp_path):
         found = merge(halves, tmp_path / "merged")
         keys = ["path", "y", "x"]
@@ -241,6 +260,27 @@ class TestExport:
                     assert [found.pristine, found.autoencoded, found.inpainted, found.void] == list(
                         block.coverage[0, row, col]
                     )
+
+    def test_by_what_the_manifest_says_of_images(self, whole, tmp_path):
+        cache = open_cache(whole)
+        where = {"variant": ["sp", "fr"], "source_id": ["photo:0", "photo:2"]}
+        count = export(whole, tmp_path / "out", where=where, windows=np.arange(len(cache) - 3))
+        table = pd.read_parquet(tmp_path / "out" / "windows.parquet")
+        mine = cache.windows[: len(cache) - 3]
+        chosen = mine["variant"].isin(where["variant"]) & mine["source_id"].isin(where["source_id"])
+        assert list(table["window"]) == list(np.flatnonzero(chosen))
+        assert count == chosen.sum() > 0
+
+    def test_a_choice_that_leaves_nothing(self, whole, tmp_path):
+        with pytest.raises(CacheError, match=r"no windows of variant 'splice'; there are 'ae', 'fr', 'real', 'sp'"):
+            export(whole, tmp_path / "out", where={"variant": ["splice"]})
+        with pytest.raises(CacheError, match="windows are not chosen by 'colour'; write one of path, variant"):
+            export(whole, tmp_path / "out", where={"colour": ["red"]})
+        first = open_cache(whole).windows.query("split == 'train'").index[:1]
+        with pytest.raises(CacheError, match="no windows of variant real and split test to read"):
+            export(whole, tmp_path / "out", split="test", where={"variant": ["real"]}, windows=first)
+        with pytest.raises(OutputError, match="s3://bucket/out is no folder"):
+            export(whole, "s3://bucket/out")
 
     def test_what_exists_is_left_alone(self, whole, tmp_path):
         with pytest.raises(OutputError, match="exists"):

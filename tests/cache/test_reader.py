@@ -139,7 +139,7 @@ class TestBlocks:
         assert list(read) == [2, 5]
 
     def test_nothing_selected_is_an_error(self, cache):
-        with pytest.raises(CacheError, match=r"no windows of split 'holdout' .* \['test', 'train', 'val'\]"):
+        with pytest.raises(CacheError, match=r"no windows of split 'holdout'; there are 'test', 'train', 'val'"):
             cache.blocks(split="holdout")
 
     def test_breaking_off_ends_the_thread(self, cache):
@@ -169,8 +169,13 @@ class TestMissing:
         assert not incomplete.complete
         assert incomplete.missing_blocks == [1]
         assert list(np.flatnonzero(~incomplete.windows["stored"])) == [4, 5, 6, 7]
-        with pytest.raises(CacheError, match=r"incomplete: 1 of \d+ blocks .* run the same `dlprobe extract` again"):
+        with pytest.raises(CacheError, match=r"incomplete: 1 of \d+ blocks .* again .*`dlprobe fit --allow-partial`"):
             incomplete.require_complete()
+
+    @pytest.mark.parametrize("outside", [-1, 1000])
+    def test_the_window_that_there_is_none_of_is_named(self, incomplete, outside):
+        with pytest.raises(CacheError, match=f"window {outside} asked of"):
+            incomplete.read([0, outside, 3])
 
     def test_missing_blocks_are_never_zeros(self, incomplete):
         assert incomplete.read([0, 8]).embeddings.any()

@@ -136,3 +136,28 @@ def test_a_damaged_region_chunk_is_never_decoded_into_something_else(copy):
     path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(CacheError, match="is damaged"):
         open_cache(copy).regions([0])
+
+
+def test_numbers_of_images_that_there_are_none_of(copy):
+    path = copy / "features.zarr" / "windows" / "c.0.0"
+    path.write_bytes(path.read_bytes()[:3] + b"\x40" + path.read_bytes()[4:])
+    with pytest.raises(CacheError, match=r"the windows table in .* is damaged"):
+        _ = open_cache(copy).windows
+
+
+def test_blocks_are_found_though_the_metadata_cannot_be_read(copy):
+    images = open_cache(copy).images_of_block(2)
+    for name in ("zarr.json", "embeddings/zarr.json", "manifest/c.0"):
+        (copy / "features.zarr" / name).write_bytes(b"{")
+    [path] = (copy / "features.zarr" / "moments").glob("c.2.*")
+    flip(path, 9)
+    [*_, damage] = verify(copy)
+    assert (damage.file, damage.block) == (str(path.relative_to(copy)), 2)
+    assert set(damage.images) == set(images)
+
+
+def test_an_identity_that_is_not_its_fingerprint_s(copy):
+    path = copy / "features.zarr" / "zarr.json"
+    path.write_text(path.read_text().replace('"block_windows": 4', '"block_windows": 0'))
+    with pytest.raises(CacheError, match=r"is damaged .*cache_fingerprint"):
+        open_cache(copy)

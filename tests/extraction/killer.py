@@ -1,7 +1,8 @@
-"""Run an extraction in child processes and kill each with SIGKILL after a random time, until one survives.
+"""Run an extraction in child processes and kill each with SIGKILL after a random time, until as many as asked for died.
 
-Usage: killer.py IMAGES CACHE SEED KILLS STORE. Prints a JSON list: what each killed child left behind. It forks from a
-process that has loaded torch, so that a child is soon at work.
+Usage: killer.py IMAGES FOLDER SEED KILLS STORE. A child that comes to its end before it is killed is no kill: then the
+next begin another cache in FOLDER, and all of them end whole. Prints a JSON list: what each killed child left behind.
+It forks from a process that has loaded torch, so that a child is soon at work.
 """
 
 import json
@@ -31,13 +32,14 @@ def leftovers(cache):
     }
 
 
-def main(images, cache, seed, kills, store):
+def main(images, folder, seed, kills, store):
     rng = random.Random(seed)
-    manifest = projection.write_images(Path(images), projection.SIZES * 2)
+    manifest = projection.write_images(images, projection.SIZES * 2)
     backbone = projection.Projection()
     backbone(backbone.matrix.new_zeros(1, 56, 56, 3).byte().numpy())  # torch starts up here, not in each child
-    seen = []
+    seen, caches = [], 1
     while True:
+        cache = folder / f"cache-{caches}"
         begun, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -61,9 +63,12 @@ def main(images, cache, seed, kills, store):
         os.close(begun)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
-            break
-        seen.append(leftovers(Path(cache)))
+            if len(seen) == kills:
+                break
+            caches += 1
+        else:
+            seen.append(leftovers(cache))
     sys.stdout.write(json.dumps(seen))
 
 
-main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -337,6 +337,15 @@ def test_drift_of_the_reference_embedding_is_reported(manifest, backbone, projec
     assert drifted.drifted
 
 
+def test_what_rounding_explains_in_bfloat16_is_no_drift(manifest, projection, tmp_path):
+    machines = [projection.Projection() for _ in range(3)]
+    for machine, factor in zip(machines, (1.0, 1.01, 1.05), strict=True):
+        machine.pins = replace(machine.pins, precision="bfloat16")
+        machine.matrix *= factor
+    reports = [extract(manifest, machine, tmp_path / "cache", **SETTINGS) for machine in machines]
+    assert [report.drifted for report in reports] == [False, False, True]
+
+
 def test_progress_counts_windows_up_to_all_of_them(manifest, backbone, tmp_path):
     seen = []
     report = extract(manifest, backbone, tmp_path / "cache", progress=lambda *c: seen.append(c), **SETTINGS)
@@ -376,6 +385,28 @@ def test_an_estimate_counts_what_the_plan_says_and_times_this_machine(manifest, 
     assert (found["images"], found["windows"], found["blocks"]) == (10, len(planned.windows), planned.n_blocks)
     assert found["bytes"] == planned.bytes
     assert found["eta_s"] == pytest.approx(found["windows"] / found["windows_per_s"], rel=0.2, abs=0.1)
+
+
+@pytest.mark.parametrize("store", ["zarr", "hdf5"])
+def test_an_estimate_leaves_out_other_shards_and_what_is_recorded(manifest, backbone, tmp_path, store):
+    planned, path = plan(manifest, backbone.spec, **SETTINGS), tmp_path / "cache"
+    before = estimate(planned, backbone, path, shard=(1, 3), store=store)
+    assert not path.exists()
+    extract(manifest, backbone, path, shard=(1, 3), store=store, **SETTINGS)
+    cache = open_cache(path)
+    recorded = [block for block in range(cache.n_blocks) if block not in cache.missing_blocks]
+    assert (before["blocks"], before["windows"]) == (len(recorded), cache.windows["stored"].sum())
+    lengths = [cache.record(block).chunks for block in recorded]
+    counted = set(lengths[0]) - ({"regions"} if store == "zarr" else set())
+    assert before["bytes"] == sum(chunks[name].length for chunks in lengths for name in counted)
+    after = estimate(planned, backbone, path, shard=(1, 3))
+    assert (after["recorded_blocks"], after["blocks"], after["bytes"], after["eta_s"]) == (len(recorded), 0, 0, 0.0)
+    rest = estimate(planned, backbone, path)
+    assert rest["windows"] == len(planned.windows) - before["windows"]
+    with pytest.raises(IdentityError, match="stride_px"):
+        estimate(plan(manifest, backbone.spec, block_windows=4), backbone, path)
+    with pytest.raises(CacheError, match="no shard 3 of 3"):
+        estimate(planned, backbone, path, shard=(3, 3))
 
 
 def test_a_slower_backbone_is_estimated_to_be_slower(manifest, backbone, projection):

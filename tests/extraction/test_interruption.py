@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dlprobe.cache import open_cache
+from dlprobe.cache import convert, open_cache
 from dlprobe.errors import CacheError
-from dlprobe.extraction import extract
+from dlprobe.extraction import extract, plan
 from dlprobe.extraction.runners.local import WRITERS
 
 SETTINGS = {"stride_px": 40, "block_windows": 4}
@@ -37,13 +37,13 @@ class StopsAfter:
             raise StoppedError
 
 
-@pytest.mark.parametrize(("store", "kills"), [("zarr", 20), ("hdf5", 5)])
+@pytest.mark.parametrize(("store", "kills"), [("zarr", 20), ("hdf5", 10)])
 def test_sigkill_at_random_moments_ends_in_the_same_bytes(projection, tmp_path, tree, store, kills):
     backbone = projection.Projection()
     manifest = projection.write_images(tmp_path / "images", projection.SIZES * 2)
     extract(manifest, backbone, tmp_path / "whole", stride_px=40, block_windows=2, store=store)
     run = subprocess.run(
-        [sys.executable, str(KILLER), str(tmp_path / "images"), str(tmp_path / "killed"), "3", str(kills), store],
+        [sys.executable, KILLER, tmp_path / "images", tmp_path / "killed", "3", str(kills), store],
         capture_output=True,
         text=True,
         timeout=120,
@@ -52,15 +52,17 @@ def test_sigkill_at_random_moments_ends_in_the_same_bytes(projection, tmp_path, 
     )
     assert run.returncode == 0, run.stderr
     seen = json.loads(run.stdout)
-    assert len(seen) >= 5
+    assert len(seen) == kills
     # an HDF5 file shows nothing of a block that was hit, but for the scratch file of its record
     hit = any(kill["scratch"] or kill["orphans"] for kill in seen)
     assert hit or store == "hdf5", "no kill hit a block while it was being written"
     assert any(kill["recorded"] for kill in seen[:-1])
-    whole, killed = tree(tmp_path / "whole"), tree(tmp_path / "killed")
-    assert killed.keys() == whole.keys()
-    assert killed == whole
-    assert open_cache(tmp_path / "killed").verify() == []
+    whole = tree(tmp_path / "whole")
+    for path in (tmp_path / "killed").iterdir():
+        killed = tree(path)
+        assert killed.keys() == whole.keys()
+        assert killed == whole
+        assert open_cache(path).verify() == []
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -145,32 +147,42 @@ def test_a_full_disk_is_one_line_and_loses_nothing_recorded(manifest, backbone, 
     assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
 
 
-def test_a_small_file_system_that_fills_loses_nothing_recorded(projection, tmp_path, tree):
-    """On a real file system of its own, where this user may mount one."""
+def test_a_small_file_system_that_fills_loses_nothing_recorded(projection, small_disk, tmp_path, tree):
     backbone = projection.Projection(width=96)
     manifest = projection.write_images(tmp_path / "images", projection.SIZES * 2)
     settings = {"stride_px": 40, "block_windows": 2}
     extract(manifest, backbone, tmp_path / "whole", **settings)
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "none", small], check=False, capture_output=True)
-    if mount.returncode:
-        pytest.skip("this user may not mount a file system")
-    try:
-        with pytest.raises(CacheError, match=r"no space is left for .* it will go on"):
-            extract(manifest, backbone, small / "cache", **settings)
-        before = {name: data for name, data in tree(small / "cache").items() if name.startswith("records/0")}
-        assert before
-        assert not [damage for damage in open_cache(small / "cache").verify() if "never written" not in damage.reason]
-        subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
-        assert extract(manifest, backbone, small / "cache", **settings).skipped > 0
-        assert tree(small / "cache") == tree(tmp_path / "whole")
-        assert tree(small / "cache").items() >= before.items()
-    finally:
-        subprocess.run(["umount", small], check=True)
+    small_disk.resize("500k")
+    cache = small_disk.path / "cache"
+    with pytest.raises(CacheError, match=r"no space is left for .* it will go on"):
+        extract(manifest, backbone, cache, **settings)
+    before = {name: data for name, data in tree(cache).items() if name.startswith("records/0")}
+    assert before
+    assert not [damage for damage in open_cache(cache).verify() if "never written" not in damage.reason]
+    small_disk.resize("20m")
+    assert extract(manifest, backbone, cache, **settings).skipped > 0
+    assert tree(cache) == tree(tmp_path / "whole")
+    assert tree(cache).items() >= before.items()
 
 
 class TestShards:
+    @pytest.fixture
+    def whole(self, manifest, backbone, tmp_path):
+        extract(manifest, backbone, tmp_path / "alone", **SETTINGS)
+        return tmp_path / "alone"
+
+    @pytest.fixture
+    def write(self, manifest, tmp_path):
+        """Return a function that starts a process which writes a shard; it waits for a line after its first block."""
+        manifest.write(tmp_path / "manifest.parquet")
+
+        def start(cache, store, shard):
+            arguments = (KILLER.parent, tmp_path / "manifest.parquet", cache, store, *map(str, shard))
+            command = [sys.executable, "-c", WRITER, *arguments]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        return start
+
     def test_two_at_once_end_in_the_bytes_of_one(self, manifest, backbone, tmp_path, tree):
         whole = extract(manifest, backbone, tmp_path / "whole", **SETTINGS)
         with ThreadPoolExecutor(2) as pool:
@@ -182,11 +194,48 @@ class TestShards:
         assert sum(report.done for report in reports) == sum(report.windows for report in reports) == whole.windows
         assert not list((tmp_path / "cache").rglob(".dlprobe-scratch-*"))
 
+    def test_a_second_process_at_one_shard_gets_one_line_that_names_the_first(self, write, tmp_path, tree, whole):
+        with write(tmp_path / "cache", "zarr", (0, 1)) as first:
+            assert first.stdout.readline() == "begun\n"
+            before = tree(tmp_path / "cache")
+            with write(tmp_path / "cache", "zarr", (0, 1)) as second:
+                said, _ = second.communicate(timeout=60)
+            assert second.returncode == 2
+            assert f"is being written by process {first.pid} on" in said
+            assert "; wait for it or stop it" in said
+            assert said.count("\n") == 1
+            assert tree(tmp_path / "cache") == before
+            first.communicate("on\n", timeout=60)
+        assert first.returncode == 0
+        assert tree(tmp_path / "cache") == tree(whole)
+
+    @pytest.mark.parametrize("store", ["zarr", "hdf5"])
+    def test_two_processes_at_two_shards_end_in_the_bytes_of_one(self, write, tmp_path, tree, whole, store):
+        with write(tmp_path / "cache", store, (0, 2)) as one, write(tmp_path / "cache", store, (1, 2)) as two:
+            for process in (one, two):  # each has recorded a block and holds its lock while it waits
+                assert process.stdout.readline() == "begun\n"
+            for process in (one, two):
+                process.stdin.write("on\n")
+                process.stdin.flush()
+            assert [process.wait(timeout=60) for process in (one, two)] == [0, 0]
+        expected = convert(whole, tmp_path / "whole", store=store).path
+        assert tree(tmp_path / "cache") == tree(expected)
+
     def test_one_shard_fills_its_blocks_alone(self, manifest, backbone, tmp_path):
         report = extract(manifest, backbone, tmp_path / "cache", shard=(1, 3), **SETTINGS)
         cache = open_cache(tmp_path / "cache")
         assert cache.missing_blocks == [block for block in range(cache.n_blocks) if block % 3 != 1]
         assert report.done == report.windows == cache.windows["stored"].sum()
+
+    def test_one_whose_windows_are_all_rejects_is_done_like_any_other(self, projection, backbone, tmp_path):
+        manifest = projection.write_images(tmp_path / "images", [(56, 56)] * 4)
+        settings = {"stride_px": 40, "block_windows": 1}
+        first = plan(manifest, backbone.spec, **settings).windows[0, 0]
+        (manifest.root / manifest.frame["path"][first]).write_bytes(b"no image")
+        for _ in range(2):
+            reports = [extract(manifest, backbone, tmp_path / "cache", shard=(i, 4), **settings) for i in range(4)]
+            assert [len(report.rejected) for report in reports] == [1, 0, 0, 0]
+            assert open_cache(tmp_path / "cache").complete
 
     def test_another_shard_s_scratch_files_are_left_alone(self, manifest, backbone, tmp_path):
         extract(manifest, backbone, tmp_path / "cache", shard=(1, 2), **SETTINGS)
@@ -234,6 +283,31 @@ def test_signals_end_in_order(projection, tmp_path, tree, number, status):
     extract(manifest, backbone, tmp_path / "cache", stride_px=40, block_windows=2)
     assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
 
+
+WRITER = """
+import sys
+folder, manifest, cache, store, number, count = sys.argv[1:]
+sys.path.insert(0, folder)
+import projection
+from dlprobe.data import Manifest
+from dlprobe.errors import CacheError
+from dlprobe.extraction import extract
+
+calls = []
+
+def progress(done, total):
+    calls.append(done)
+    if len(calls) == 2:
+        print("begun", flush=True)
+        sys.stdin.readline()
+
+try:
+    extract(Manifest.read(manifest), projection.Projection(), cache, store=store, shard=(int(number), int(count)),
+            stride_px=40, block_windows=4, progress=progress)
+except CacheError as error:
+    print(error)
+    sys.exit(2)
+"""
 
 #: A shell starts its background jobs with SIGINT ignored, and children inherit that: hence the first lines.
 SIGNALLED = """

@@ -1,14 +1,18 @@
 """Repair restores the recorded bytes and touches nothing else; rechecking finds what no checksum can."""
 
+import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dlprobe.backbones import load_backbone
 from dlprobe.cache import convert, open_cache, verify
 from dlprobe.errors import CacheError, IdentityError
 from dlprobe.extraction import extract, recheck, repair
+from dlprobe.spec import canonical_json, fingerprint
 
 SETTINGS = {"stride_px": 40, "block_windows": 4}
 KINDS = {
@@ -103,6 +107,18 @@ def test_the_root_record(copy, manifest, backbone, is_whole, change):
     assert is_whole()
 
 
+def test_the_root_record_on_another_machine(copy, manifest, projection, is_whole, monkeypatch):
+    import pyarrow.parquet as pq
+
+    flip(copy / "records" / "root.json", 33)
+    other = projection.Projection()
+    other.matrix *= 1.0001  # rounds otherwise
+    written = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda *args, **named: written(*args, **{**named, "compression": "gzip"}))
+    assert repair(manifest, other, copy).restored == ("records/root.json",)
+    assert is_whole()
+
+
 def test_extraction_does_not_begin_anew_over_recorded_blocks(copy, manifest, backbone):
     (copy / "records" / "root.json").unlink()
     with pytest.raises(CacheError, match=r"has blocks and no records/root\.json; run `dlprobe cache repair`"):
@@ -124,15 +140,37 @@ def test_an_image_that_changed_since_is_said(whole, projection, backbone, tmp_pa
     assert verify(copy) == []
 
 
-def test_metadata_that_another_version_wrote_are_not_guessed(copy, manifest, backbone, monkeypatch, tree):
-    from dlprobe.extraction import running
+@pytest.mark.parametrize("where", ["metadata", "records/root.json"])
+def test_versions_that_began_a_cache_stay_in_its_metadata(copy, manifest, backbone, is_whole, where):
+    flip(copy / (open_cache(copy).store.fixed_names()[0].partition("#")[0] if where == "metadata" else where), 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dlprobe.extraction.running._software", lambda: {"dlprobe": "another"})
+        assert len(repair(manifest, backbone, copy).restored) == 1
+    assert is_whole()
 
-    monkeypatch.setattr(running, "_software", lambda: {"dlprobe": "another"})
+
+def test_metadata_that_do_not_come_out_again_are_not_guessed(copy, manifest, backbone, projection, tree):
     name = open_cache(copy).store.fixed_names()[0].partition("#")[0]
     flip(copy / name, 300)
+    body = json.loads((copy / "records" / "root.json").read_text())
+    body["attributes"]["software"] = {"dlprobe": "another"}
+    del body["checksum"]
+    (copy / "records" / "root.json").write_text(canonical_json({**body, "checksum": fingerprint(body)}))
     before = tree(copy)
     with pytest.raises(CacheError, match="cannot be made again as it was"):
         repair(manifest, backbone, copy, **SETTINGS)
+    assert tree(copy) == before
+
+
+def test_a_cache_whose_root_record_has_no_spare_copy(copy, manifest, backbone, tree):
+    body = json.loads((copy / "records" / "root.json").read_text())
+    for name in ("attributes", "counts", "offsets", "checksum"):
+        del body[name]
+    (copy / "records" / "root.json").write_text(canonical_json({**body, "checksum": fingerprint(body)}))
+    before, cache = tree(copy), open_cache(copy)
+    flip_chunk(cache, "coverage", 1)
+    flip(copy / cache.store.fixed_names()[0].partition("#")[0], 3)
+    repair(manifest, backbone, copy, **SETTINGS, dtype=cache.cache_spec.dtype)
     assert tree(copy) == before
 
 
@@ -143,6 +181,14 @@ def test_another_manifest_or_backbone(copy, manifest, backbone, projection):
     with pytest.raises(IdentityError, match="manifest_sha256"):
         repair(manifest.select(manifest.frame["variant"] == "sp"), backbone, copy)
     assert [damage.block for damage in verify(copy)] == [0]
+
+
+def test_another_manifest_where_metadata_are_damaged(copy, manifest, backbone, tree):
+    flip(copy / open_cache(copy).store.fixed_names()[0].partition("#")[0], 300)
+    before = tree(copy)
+    with pytest.raises(IdentityError, match="manifest_sha256"):
+        repair(manifest.select(manifest.frame["variant"] == "sp"), backbone, copy)
+    assert tree(copy) == before
 
 
 class TestRecheck:
@@ -159,6 +205,32 @@ class TestRecheck:
         found = recheck(manifest, backbone, tmp_path / "wrong", 5)
         assert len(found) == 5
         assert all("differs by" in damage.reason for damage in found)
+
+    def test_windows_are_embedded_in_batches_as_long_as_before(self, manifest, projection, tmp_path):
+        class ByLength(projection.Projection):
+            def __call__(self, windows):
+                return super().__call__(windows) * len(windows)
+
+        extract(manifest, ByLength(batch_size=3), tmp_path / "cache", **SETTINGS)
+        for count in (1, 2, 1000):
+            assert recheck(manifest, ByLength(batch_size=3), tmp_path / "cache", count) == []
+
+    def test_rounding_in_bfloat16_is_no_damage(self, manifest, projection, tmp_path):
+        machines = {factor: projection.Projection() for factor in (1.0, 1.01, 1.05)}
+        for factor, machine in machines.items():
+            machine.pins = dataclasses.replace(machine.pins, precision="bfloat16")
+            machine.matrix *= factor
+        extract(manifest, machines[1.0], tmp_path / "cache", **SETTINGS)
+        assert recheck(manifest, machines[1.01], tmp_path / "cache", 5) == []
+        assert len(recheck(manifest, machines[1.05], tmp_path / "cache", 5)) == 5
+
+    def test_a_vision_transformer_in_bfloat16(self, manifest, tmp_path):
+        name, settings = "timm:vit_small_patch14_dinov2.lvd142m", {"window_px": 56, "batch_size": 4}
+        vit = load_backbone(name, weights="random:0", precision="bfloat16", device="cpu", **settings)
+        some = manifest.select(manifest.frame.index < 3)
+        extract(some, vit, tmp_path / "cache", stride_px=56)
+        assert recheck(some, vit, tmp_path / "cache", 4) == []
+        assert recheck(some, vit.with_batch_size(1), tmp_path / "cache", 4) == []
 
     def test_an_image_that_changed_or_vanished(self, whole, projection, backbone, tmp_path):
         manifest = projection.write_images(tmp_path / "images", projection.SIZES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dlprobe.cache.layout import LOCKS
@@ -57,6 +58,6 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "bytes": sum(sizes),
         "files": len(sizes),
         "files_per_gb": round(len(sizes) / (sum(sizes) / 1e9), 1),
-        "pins": ", ".join(f"{name} {value}" for name, value in sorted(cache.store.attrs["pins"].items())),
+        "pins": ", ".join(f"{name} {value}" for name, value in sorted(asdict(cache.pins).items())),
         "software": ", ".join(f"{name} {value}" for name, value in sorted(cache.software.items())),
     }

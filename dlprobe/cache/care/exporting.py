@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
 from dlprobe.cache.places import open_place
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.errors import CacheError, OutputError
-from dlprobe.publish import publish
+from dlprobe.publish import is_full, publish, sigterm_raises
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -33,6 +35,7 @@ def export(
     format: Format = "npy",  # noqa: A002 (the word of pandas and numpy for it)
     split: str | None = None,
     windows: ArrayLike | None = None,
+    where: Mapping[str, Collection[str]] | None = None,
 ) -> int:
     """Write a window table and embeddings, in bounded memory; the folder is there whole or not at all.
 
@@ -47,8 +50,8 @@ def export(
         ``cls.npy`` (n, width) is beside the former, and a column ``cls`` in the window table of the latter.
     format : {"npy", "parquet"}
         Which of them.
-    split, windows
-        Which windows, as for `FeatureCache.blocks`.
+    split, windows, where
+        Which windows, as for `FeatureCache.select`.
 
     Returns
     -------
@@ -58,23 +61,23 @@ def export(
     Raises
     ------
     OutputError
-        If `out` exists, or is no folder.
+        If `out` exists or is no folder, or the disk is full.
     CacheError
         If nothing is chosen, a block is missing or damaged, or there is no such format.
     """
     if format not in FORMATS:
         msg = f"no export format {format!r}; write one of {', '.join(FORMATS)}"
         raise CacheError(msg)
-    if (target := open_place(out).folder) is None:
-        msg = f"{out} is no folder of this machine, and exports go to a folder; choose another path"
+    if (target := (place := open_place(out)).folder) is None:
+        msg = f"{place} is no folder of this machine, and exports go to a folder; choose another path"
         raise OutputError(msg)
     cache = FeatureCache(source)
     if target.exists():
         msg = f"{target} exists; choose another path to export to"
         raise OutputError(msg)
-    chosen = cache.select(split, windows)
+    chosen = cache.select(split, windows, where)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with publish(target) as scratch:
+    with sigterm_raises(), _full_disk_told(target), publish(target) as scratch:
         scratch.mkdir()
         table = cache.windows.iloc[chosen].drop(columns=["stored", "rejected"])
         table.insert(0, "window", chosen)
@@ -89,22 +92,41 @@ def export(
 
 
 def _write_numpy(cache: FeatureCache, chosen: NDArray[np.int64], folder: Path) -> None:
-    from numpy.lib.format import open_memmap
-
-    _, rows, cols, width = cache.shape
-    dtype = np.float32 if cache.cache_spec.dtype == "int8" else np.dtype(cache.cache_spec.dtype)
-    shape = (len(chosen), rows, cols, width)
-    embeddings = open_memmap(folder / "embeddings.npy", mode="w+", dtype=dtype, shape=shape)
-    coverage = open_memmap(folder / "coverage.npy", mode="w+", dtype=np.uint8, shape=(*shape[:3], len(_COVERAGE)))
-    done = 0
-    for block in cache.blocks(windows=chosen):
-        part = slice(done, done + len(block))
-        embeddings[part], coverage[part] = block.embeddings, block.coverage
-        done += len(block)
-    embeddings.flush()
-    coverage.flush()
+    """Write array files front to back: memory that is mapped to a file kills the process where the disk is full."""
+    shape = (len(chosen), *cache.shape[1:])
+    dtype = np.dtype("float32" if cache.cache_spec.dtype == "int8" else cache.cache_spec.dtype)
+    with (
+        _npy(folder / "embeddings.npy", shape, dtype) as embeddings,
+        _npy(folder / "coverage.npy", (*shape[:3], len(_COVERAGE)), np.dtype(np.uint8)) as coverage,
+    ):
+        for block in cache.blocks(windows=chosen):
+            embeddings.write(block.embeddings.data.cast("B"))
+            coverage.write(block.coverage.data.cast("B"))
     if cache.cache_spec.cls:
-        np.save(folder / "cls.npy", cache.stored("cls", chosen))
+        cls = cache.stored("cls", chosen)
+        with _npy(folder / "cls.npy", cls.shape, cls.dtype) as file:
+            file.write(cls.data.cast("B"))
+
+
+@contextmanager
+def _npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[BinaryIO]:
+    """Begin a file of NumPy, whose content is to be written after this."""
+    from numpy.lib.format import dtype_to_descr, write_array_header_1_0
+
+    with path.open("wb") as file:
+        write_array_header_1_0(file, {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+        yield file
+
+
+@contextmanager
+def _full_disk_told(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        msg = f"no space is left for {target}; make room, or choose a smaller subset or another path"
+        raise OutputError(msg) from error
 
 
 def _write_patches(cache: FeatureCache, chosen: NDArray[np.int64], path: Path) -> None:

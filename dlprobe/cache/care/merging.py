@@ -10,7 +10,7 @@ import pandas as pd
 
 from dlprobe.cache.care.converting import plan_of
 from dlprobe.cache.care.verify import verify
-from dlprobe.cache.layout import WINDOW_FIELDS, manifest_bytes, view_order
+from dlprobe.cache.layout import WINDOW_FIELDS, manifest_bytes, usual_block_windows, view_order
 from dlprobe.cache.reader import FeatureCache
 from dlprobe.cache.records import Reject
 from dlprobe.cache.writer import open_writer
@@ -41,7 +41,7 @@ def merge(
     Parameters
     ----------
     sources : sequence of paths
-        Complete caches of one model, one tiling, one storage type and the same pins.
+        Complete caches of one model, one tiling, one storage type and the same pins; their blocks may differ in size.
     target : path
         Folder of the cache to be.
     prefixes : sequence of str, optional
@@ -61,7 +61,7 @@ def merge(
     CacheError
         If a source is incomplete or damaged, or an image stands in two of them.
     IdentityError
-        If the caches differ in more than their images; names the fields.
+        If the caches differ in more than their images and the size of their blocks; names the fields.
     OutputError
         If the target is something else.
     """
@@ -113,7 +113,11 @@ class _Merged:
         first = self._caches[0]
         return replace(
             plan_of(first, store=None, compress=False),
-            spec=replace(first.cache_spec, manifest_sha256=self.manifest.sha256),
+            spec=replace(
+                first.cache_spec,
+                manifest_sha256=self.manifest.sha256,
+                block_windows=_block_windows(self._caches, len(self._table)),
+            ),
             windows=self._table[list(WINDOW_FIELDS)].to_numpy(np.int32),
             manifest=manifest_bytes(self.manifest),
         )
@@ -160,11 +164,20 @@ def _sound(path: str | os.PathLike[str]) -> FeatureCache:
 
 def _require_alike(caches: list[FeatureCache]) -> None:
     first = caches[0]
+    images = {name: getattr(first.cache_spec, name) for name in ("manifest_sha256", "block_windows")}
     for cache in caches[1:]:
-        same = replace(cache.cache_spec, manifest_sha256=first.cache_spec.manifest_sha256)
+        same = replace(cache.cache_spec, **images)
         advice = "extract them alike; only images may differ"
         require_same(first.cache_spec, same, f"{first.path} and {cache.path}", advice)
         require_same(first.pins, cache.pins, f"the pins of {first.path} and {cache.path}", advice)
+
+
+def _block_windows(caches: list[FeatureCache], n_windows: int) -> int:
+    """Return the windows in a block: as usual where all caches are laid out so, else as many as the largest has."""
+    specs = [cache.cache_spec for cache in caches]
+    usual = [usual_block_windows(spec.model, spec.dtype, len(cache)) for spec, cache in zip(specs, caches, strict=True)]
+    found = [spec.block_windows for spec in specs]
+    return usual_block_windows(specs[0].model, specs[0].dtype, n_windows) if found == usual else max(found)
 
 
 def _merged_manifest(caches: list[FeatureCache], prefixes: list[str]) -> Manifest:

@@ -8,21 +8,48 @@ from typing import TYPE_CHECKING
 from dlprobe.cache.layout import ROOT_RECORD
 from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
 from dlprobe.cache.places import open_place
-from dlprobe.cache.records import Digest, read_block_record, read_root_record, write_root_record
-from dlprobe.cache.stores import store_kind
-from dlprobe.cache.writer import create_store, root_record
+from dlprobe.cache.records import Digest, read_block_record, read_root_record, recalled, write_root_record
+from dlprobe.cache.stores import STORED_NAMES, open_store, require_cache, store_kind
+from dlprobe.cache.writer import create_store, full_disk_told, root_record
 from dlprobe.errors import CacheError
-from dlprobe.publish import fsync
+from dlprobe.publish import fsync, sigterm_raises
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
+    from dlprobe.cache.layout import Attributes
     from dlprobe.cache.places import Folder, Place
     from dlprobe.cache.records import RootRecord
     from dlprobe.cache.writer import CachePlan
 
 _ALONE = (0, 1)
+
+
+def told_of(path: str | os.PathLike[str]) -> Attributes:
+    """Return what a cache says of itself, from its root record if that is sound, else from its metadata.
+
+    Parameters
+    ----------
+    path : path
+        The cache.
+
+    Raises
+    ------
+    CacheError
+        If there is no cache, or neither can be read.
+    """
+    place = open_place(path)
+    require_cache(place)
+    record = _read_record(place)
+    try:
+        return recalled(place, record)[0] if record and record.attributes else open_store(place).attrs
+    except CacheError as error:
+        msg = (
+            f"what {place} holds can be read neither from {STORED_NAMES[store_kind(place)]} nor from {ROOT_RECORD}; "
+            "put one of them back from a copy, or extract to another path"
+        )
+        raise CacheError(msg) from error
 
 
 def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
@@ -50,7 +77,7 @@ def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
         Nothing is changed then. Also if another process writes the cache.
     """
     place = open_place(path)
-    with hold_setup(place), hold_shard(place, _ALONE):
+    with sigterm_raises(), full_disk_told(place), hold_setup(place), hold_shard(place, _ALONE):
         if others := other_writers(place, _ALONE):
             msg = f"{place} is being written as {others[0][1]} shards; wait for them"
             raise CacheError(msg)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
@@ -41,7 +41,12 @@ class Folder:
     def make(self, name: str) -> bool:
         """Make the folder, and the one of this name in it."""
         fresh = not self.path.exists()
-        (self.path / name).mkdir(parents=True, exist_ok=True)
+        try:
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        except OSError:  # such as of a disk with room for one folder and not for two
+            if fresh and self.path.is_dir():
+                self.unmake()
+            raise
         return fresh
 
     def unmake(self) -> None:
@@ -109,8 +114,9 @@ class Folder:
         """Hold an exclusive ``flock`` on a file."""
         handle = self._lock(name, wait=wait)
         try:
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            with suppress(OSError):  # who holds it is for people; a full disk has no room for it
+                os.truncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
             yield
         finally:
             os.close(handle)
@@ -135,8 +141,8 @@ class Folder:
     def scratch(self) -> Iterator[Folder]:
         """Give a folder inside this one, where there is room for a cache."""
         path = self.path / f"{SCRATCH_PREFIX}{uuid4().hex}"
+        path.mkdir()
         try:
-            path.mkdir()
             yield Folder(path)
         finally:
             shutil.rmtree(path)

@@ -11,6 +11,7 @@ from dlprobe.errors import CacheError
 
 if TYPE_CHECKING:
     from dlprobe.cache.places import Place
+    from dlprobe.cache.records import RootRecord
 
 #: Back ends by name, the default first, and what each keeps in the folder of a cache.
 STORES: dict[str, type[ZarrGroup] | type[Hdf5File]] = {"zarr": ZarrGroup, "hdf5": Hdf5File}
@@ -19,7 +20,12 @@ STORED_NAMES = {"zarr": FOLDER, "hdf5": FILE}
 
 def open_store(place: Place) -> Store:
     """Return the back end of a cache; raise `CacheError` if there is none."""
-    return STORES[store_kind(place)](place)
+    return STORES[store_kind(place)].open(place)
+
+
+def recall_store(place: Place, record: RootRecord) -> Store:
+    """Return the back end of a cache whose metadata are damaged, as far as its root record tells of it."""
+    return STORES[store_kind(place)].recall(place, record)
 
 
 def store_kind(place: Place) -> str:
@@ -40,4 +46,4 @@ def require_cache(place: Place) -> None:
         raise CacheError(msg)
 
 
-__all__ = ["STORED_NAMES", "STORES", "Extent", "Store", "open_store", "require_cache", "store_kind"]
+__all__ = ["STORED_NAMES", "STORES", "Extent", "Store", "open_store", "recall_store", "require_cache", "store_kind"]

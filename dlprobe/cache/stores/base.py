@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from dlprobe.cache.layout import Layout
+    from dlprobe.cache.layout import Attributes, Layout
     from dlprobe.cache.places import Place
-    from dlprobe.cache.records import Digest
+    from dlprobe.cache.records import Digest, RootRecord
 
 
 class Extent(NamedTuple):
@@ -25,13 +25,28 @@ class Store(Protocol):
 
     place: Place
     layout: Layout
-    attrs: Mapping[str, Any]
+    attrs: Attributes
     #: Names of the arrays whose chunks are compressed.
     packed: frozenset[str]
+    #: First byte of each array, where all of them lie in one object.
+    offsets: Mapping[str, int]
+
+    @classmethod
+    def open(cls, place: Place) -> Store:
+        """Read the metadata; raise `CacheError` if they are not what this release writes."""
+        ...
+
+    @classmethod
+    def recall(cls, place: Place, record: RootRecord) -> Store:
+        """Return the back end as a root record tells of it, to find its blocks though the metadata cannot be read.
+
+        Raise `CacheError` if the record tells too little.
+        """
+        ...
 
     @classmethod
     def create(
-        cls, place: Place, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
+        cls, place: Place, layout: Layout, attrs: Attributes, fixed: Mapping[str, bytes], *, compress: bool
     ) -> Store:
         """Make everything that belongs to no block, durable; whole or not at all where the place allows it.
 
@@ -41,8 +56,8 @@ class Store(Protocol):
             Of the cache.
         layout : Layout
             Arrays to be.
-        attrs : mapping
-            What the cache says of itself, as JSON values.
+        attrs : Attributes
+            What the cache says of itself.
         fixed : mapping of str to bytes
             Content of the arrays that belong to no block.
         compress : bool

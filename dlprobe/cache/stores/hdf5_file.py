@@ -10,12 +10,11 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from dlprobe.cache.layout import FIXED_ARRAYS, Layout, require_schema
-from dlprobe.cache.records import Digest
+from dlprobe.cache.layout import FIXED_ARRAYS, Attributes, Layout
+from dlprobe.cache.records import Digest, recalled
 from dlprobe.cache.stores.base import Extent
-from dlprobe.errors import CacheError, IdentityError
+from dlprobe.errors import CacheError
 from dlprobe.publish import publish
-from dlprobe.spec import CacheSpec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from dlprobe.cache.layout import ArrayLayout
     from dlprobe.cache.places import Place
+    from dlprobe.cache.records import RootRecord
 
 FILE = "features.h5"
 #: Datasets of at least this many bytes begin at a multiple of the page size.
@@ -38,34 +38,42 @@ class Hdf5File:
     ----------
     place : Place
         Of the cache; a folder.
-
-    Raises
-    ------
-    CacheError
-        If there is no such file, it is not what this release writes, or the place is no folder.
+    attrs : Attributes
+        What the cache says of itself.
+    layout : Layout
+        Its arrays.
+    offsets : mapping of str to int
+        Where each of them begins in the file.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, place: Place, attrs: Attributes, layout: Layout, offsets: Mapping[str, int]) -> None:
+        self.place, self.attrs, self.layout = place, attrs, layout
         self.path = _path(place)
         self.packed: frozenset[str] = frozenset()
-        attrs, counts, found = _read_metadata(self.path)
-        self.attrs: Mapping[str, Any] = attrs
-        require_schema(self.attrs, str(self.path))
-        try:
-            self.layout = Layout(CacheSpec.from_dict(self.attrs["cache_spec"]), *counts)
-        except (KeyError, TypeError, IdentityError) as error:
-            raise _damaged(self.path, str(error)) from error
-        self._arrays = self.layout.arrays()
-        for name, array in self._arrays.items():
+        self._arrays, self.offsets = layout.arrays(), offsets
+
+    @classmethod
+    def open(cls, place: Place) -> Hdf5File:
+        """Read the metadata; raise `CacheError` if there is no such file, or it is not what this release writes."""
+        path = _path(place)
+        record, counts, found = _read_metadata(path)
+        attrs = Attributes.from_record(record, str(path))
+        layout = Layout(attrs.spec, *counts)
+        for name, array in layout.arrays().items():
             expected = (array.shape, array.dtype.str)
             if name not in found or found[name][1:] != expected:
-                raise _damaged(self.path, f"{name} is {found.get(name, ('missing',))[1:]}, expected {expected}")
-        self._offsets = {name: found[name][0] for name in self._arrays}
+                raise _damaged(path, f"{name} is {found.get(name, ('missing',))[1:]}, expected {expected}")
+        return cls(place, attrs, layout, {name: found[name][0] for name in layout.arrays()})
+
+    @classmethod
+    def recall(cls, place: Place, record: RootRecord) -> Hdf5File:
+        """Return the file as a root record tells of it."""
+        attrs, layout = recalled(place, record)
+        return cls(place, attrs, layout, record.offsets)
 
     @classmethod
     def create(
-        cls, place: Place, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
+        cls, place: Place, layout: Layout, attrs: Attributes, fixed: Mapping[str, bytes], *, compress: bool
     ) -> Hdf5File:
         """Make the file with room for every block and with its fixed arrays, whole or not at all, and durable."""
         path = _path(place)
@@ -78,12 +86,12 @@ class Hdf5File:
                 for name, data in fixed.items():
                     file.seek(offsets[name])
                     file.write(data)
-        return cls(place)
+        return cls.open(place)
 
     def fixed(self, name: str) -> bytes:
         """Return the bytes of an array that belongs to no block."""
         with self.path.open("rb") as file:
-            file.seek(self._offsets[name])
+            file.seek(self.offsets[name])
             data = file.read(self._arrays[name].chunk_bytes)
         if len(data) != self._arrays[name].chunk_bytes:
             raise _damaged(self.path, f"{name} has {len(data)} bytes")
@@ -92,7 +100,7 @@ class Hdf5File:
     def fixed_names(self) -> list[str]:
         """Return the parts of the file between, before and after the arrays that are stored block by block."""
         blocks = sorted(
-            (self._offsets[name], self._offsets[name] + self.layout.n_windows * array.row_bytes)
+            (self.offsets[name], self.offsets[name] + self.layout.n_windows * array.row_bytes)
             for name, array in self._arrays.items()
             if name not in FIXED_ARRAYS
         )
@@ -103,7 +111,7 @@ class Hdf5File:
     def extent(self, name: str, block: int) -> Extent:
         """Return the place of a chunk in the file."""
         start, _ = self.layout.block_range(block)
-        return Extent(FILE, self._offsets[name] + start * self._arrays[name].row_bytes, alone=False)
+        return Extent(FILE, self.offsets[name] + start * self._arrays[name].row_bytes, alone=False)
 
     def put(self, name: str, block: int, data: memoryview) -> Digest:
         """Write the windows of a chunk, without padding, to their place, and force them to the disk."""
@@ -136,14 +144,14 @@ def _path(place: Place) -> Path:
     return place.folder / FILE
 
 
-def _write_metadata(path: Path, layout: Layout, attrs: Mapping[str, Any]) -> dict[str, int]:
+def _write_metadata(path: Path, layout: Layout, attrs: Attributes) -> dict[str, int]:
     import h5py
     import numpy as np
 
     with h5py.File(
         path, "w", libver="v110", alignment_threshold=_ALIGNED_BYTES, alignment_interval=_PAGE_BYTES
     ) as file:
-        for key, value in sorted(attrs.items()):
+        for key, value in sorted(attrs.record().items()):
             file.attrs[key] = np.bytes_(json.dumps(value, sort_keys=True).encode("ascii"))
         return {name: _create_dataset(file, array) for name, array in layout.arrays().items()}
 

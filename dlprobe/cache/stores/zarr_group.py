@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dlprobe.cache.layout import FIXED_ARRAYS, ZSTD_LEVEL, Layout, require_schema
-from dlprobe.cache.records import Digest
+from dlprobe.cache.layout import FIXED_ARRAYS, ZSTD_LEVEL, Attributes, Layout
+from dlprobe.cache.records import Digest, recalled
 from dlprobe.cache.stores.base import Extent
-from dlprobe.errors import CacheError, IdentityError
-from dlprobe.spec import CacheSpec
+from dlprobe.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from dlprobe.cache.layout import ArrayLayout
     from dlprobe.cache.places import Place
+    from dlprobe.cache.records import RootRecord
 
 FOLDER = "features.zarr"
 _METADATA = "zarr.json"
@@ -28,37 +28,46 @@ class ZarrGroup:
     ----------
     place : Place
         Of the cache.
-
-    Raises
-    ------
-    CacheError
-        If there is no such group, or it is not what this release writes.
+    attrs : Attributes
+        What the cache says of itself.
+    layout : Layout
+        Its arrays.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.attrs: Mapping[str, Any] = self._json(_METADATA).get("attributes", {})
-        require_schema(self.attrs, f"{place}/{FOLDER}")
+    def __init__(self, place: Place, attrs: Attributes, layout: Layout) -> None:
+        self.place, self.attrs, self.layout = place, attrs, layout
+        self._arrays = layout.arrays()
+        self.packed: frozenset[str] = frozenset()
+        self.offsets: Mapping[str, int] = {}
+
+    @classmethod
+    def open(cls, place: Place) -> ZarrGroup:
+        """Read the metadata; raise `CacheError` if there is no such group, or it is not what this release writes."""
+        attrs = Attributes.from_record(_json(place, _METADATA).get("attributes", {}), f"{place}/{FOLDER}")
         try:
-            spec = CacheSpec.from_dict(self.attrs["cache_spec"])
-            counts = [self._json(f"{name}/{_METADATA}")["shape"][0] for name in ("windows", "manifest")]
-        except (KeyError, TypeError, IndexError, IdentityError) as error:
-            raise self._damaged(_METADATA, str(error)) from error
-        self.layout = Layout(spec, *counts)
-        self._arrays = self.layout.arrays()
-        codecs = place.each(self._codec, self._arrays.values())
-        self.packed = frozenset(name for name, codec in zip(self._arrays, codecs, strict=True) if codec == "zstd")
+            counts = [_json(place, f"{name}/{_METADATA}")["shape"][0] for name in ("windows", "manifest")]
+        except (KeyError, TypeError, IndexError) as error:
+            raise _damaged(place, _METADATA, str(error)) from error
+        found = cls(place, attrs, Layout(attrs.spec, *counts))
+        codecs = place.each(found._codec, found._arrays.values())
+        found.packed = frozenset(name for name, codec in zip(found._arrays, codecs, strict=True) if codec == "zstd")
+        return found
+
+    @classmethod
+    def recall(cls, place: Place, record: RootRecord) -> ZarrGroup:
+        """Return the group as a root record tells of it; which of its arrays are compressed is not told."""
+        return cls(place, *recalled(place, record))
 
     @classmethod
     def create(
-        cls, place: Place, layout: Layout, attrs: Mapping[str, Any], fixed: Mapping[str, bytes], *, compress: bool
+        cls, place: Place, layout: Layout, attrs: Attributes, fixed: Mapping[str, bytes], *, compress: bool
     ) -> ZarrGroup:
         """Make the group with its fixed arrays, durable; in a folder, whole or not at all."""
         objects = _metadata(layout, attrs, set(layout.block_arrays) if compress else {"regions"})
         for name, data in fixed.items():
             objects[f"{name}/{_key(layout.arrays()[name], 0)}"] = data
         place.write_group(FOLDER, objects)
-        return cls(place)
+        return cls.open(place)
 
     def fixed(self, name: str) -> bytes:
         """Return the bytes of an array that belongs to no block."""
@@ -69,7 +78,7 @@ class ZarrGroup:
         except FileNotFoundError:
             data = b""
         if len(data) != array.chunk_bytes:
-            raise self._damaged(key, f"{len(data)} bytes, expected {array.chunk_bytes}")
+            raise _damaged(self.place, key, f"{len(data)} bytes, expected {array.chunk_bytes}")
         return data
 
     def fixed_names(self) -> list[str]:
@@ -96,9 +105,9 @@ class ZarrGroup:
         try:
             found = bytes(_zstd().decode(data))
         except RuntimeError as error:
-            raise self._damaged(name, str(error)) from error
+            raise _damaged(self.place, name, str(error)) from error
         if len(found) != (expected := self._arrays[name].chunk_bytes):
-            raise self._damaged(name, f"{len(found)} bytes, expected {expected}")
+            raise _damaged(self.place, name, f"{len(found)} bytes, expected {expected}")
         return found
 
     def drop(self, blocks: Collection[int]) -> None:
@@ -112,7 +121,7 @@ class ZarrGroup:
     def _codec(self, array: ArrayLayout) -> str:
         """Return the last codec of an array; raise `CacheError` if its metadata contradict the identity."""
         key = f"{array.name}/{_METADATA}"
-        found = self._json(key)
+        found = _json(self.place, key)
         expected = {
             "shape": list(array.shape),
             "data_type": array.dtype.name,
@@ -120,24 +129,25 @@ class ZarrGroup:
         }
         for field, value in expected.items():
             if found.get(field) != value:
-                raise self._damaged(key, f"{field} is {found.get(field)}, expected {value}")
+                raise _damaged(self.place, key, f"{field} is {found.get(field)}, expected {value}")
         names = [codec.get("name") if isinstance(codec, dict) else codec for codec in found.get("codecs", ())]
         if names not in (["bytes"], ["bytes", "zstd"]):
-            raise self._damaged(key, f"codecs are {names}")
+            raise _damaged(self.place, key, f"codecs are {names}")
         return str(names[-1])
 
-    def _json(self, key: str) -> dict[str, Any]:
-        try:
-            found = json.loads(self.place.read(f"{FOLDER}/{key}"))
-        except (OSError, ValueError) as error:
-            raise self._damaged(key, str(error)) from error
-        if not isinstance(found, dict):
-            raise self._damaged(key, "not a JSON object")
-        return found
 
-    def _damaged(self, key: str, reason: str) -> CacheError:
-        where = f"{self.place}/{FOLDER}/{key}"
-        return CacheError(f"{where} is damaged ({reason}); run `dlprobe cache verify`")
+def _json(place: Place, key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(place.read(f"{FOLDER}/{key}"))
+    except (OSError, ValueError) as error:
+        raise _damaged(place, key, str(error)) from error
+    if not isinstance(found, dict):
+        raise _damaged(place, key, "not a JSON object")
+    return found
+
+
+def _damaged(place: Place, key: str, reason: str) -> CacheError:
+    return CacheError(f"{place}/{FOLDER}/{key} is damaged ({reason}); run `dlprobe cache verify`")
 
 
 def _key(array: ArrayLayout, block: int) -> str:
@@ -150,14 +160,14 @@ def _zstd() -> Any:
     return Zstd(level=ZSTD_LEVEL)
 
 
-def _metadata(layout: Layout, attrs: Mapping[str, Any], packed: set[str]) -> dict[str, bytes]:
+def _metadata(layout: Layout, attrs: Attributes, packed: set[str]) -> dict[str, bytes]:
     """Let zarr write the metadata of the group into memory: the same bytes go to every place."""
     import zarr
     from zarr.codecs import ZstdCodec
     from zarr.storage import MemoryStore
 
     found: dict[str, Any] = {}
-    group = zarr.create_group(store=MemoryStore(found), zarr_format=3, attributes=dict(attrs))
+    group = zarr.create_group(store=MemoryStore(found), zarr_format=3, attributes=attrs.record())
     for array in layout.arrays().values():
         group.create_array(
             array.name,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.errors import DataError
-from dlprobe.extraction.stopping import sigterm_raises
 from dlprobe.localization.outputs.inputs import (
     TABLE_NAMES,
     Decoded,
@@ -27,7 +26,7 @@ from dlprobe.localization.outputs.writing import Work, write_result
 from dlprobe.localization.postprocess import PostProcessing
 from dlprobe.localization.settings import SlidingSettings
 from dlprobe.localization.sliding import require_workable, score_maps
-from dlprobe.publish import publish
+from dlprobe.publish import publish, sigterm_raises
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

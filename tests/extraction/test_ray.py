@@ -129,7 +129,7 @@ class TestOnACluster:
             ray.util.remove_placement_group(held)
         assert tree(tmp_path / "cache") == tree(alone)
         for _ in range(100):  # Ray tells a little later what is free
-            if ray.available_resources()["CPU"] == 2:
+            if ray.available_resources().get("CPU") == 2:
                 return
             time.sleep(0.2)
         pytest.fail("a worker's place is kept from others afterwards")

@@ -131,8 +131,7 @@ class LogitHistogram:
     def points(self, head: int = 0) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
         """Return the logits of a head as float16 rounded them, their truth, and how often each occurs."""
         codes, truth = np.nonzero(self.counts[head])
-        values = np.array([_value(int(code)) for code in codes])
-        return values, truth > 0, self.counts[head][codes, truth].astype(np.float64)
+        return _values(codes), truth > 0, self.counts[head][codes, truth].astype(np.float64)
 
     def _make_room(self, rows: int) -> None:
         self._rows += rows
@@ -281,14 +280,14 @@ def _least_logit(code: int) -> float:
     """Return the least float32 that `logit_codes` puts into a bin."""
     if code == int(logit_codes(-np.inf)):
         return float("-inf")
-    middle = np.float32((_value(code) + _value(code - 1)) / 2)
+    middle = np.float32(_values(np.array([code - 1, code])).mean())
     return float(middle if logit_codes(middle) == code else np.nextafter(middle, np.float32(np.inf)))
 
 
-def _value(code: int) -> float:
-    """Return the float16 of a code, and for infinity the number that would follow the greatest one."""
-    bits = np.uint16(code & 0x7FFF if code & 0x8000 else ~code & 0xFFFF)
-    return float(np.clip(np.float64(bits.view(np.float16)), -65_536.0, 65_536.0))
+def _values(codes: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the float16 of each code, and for infinity the number that would follow the greatest one."""
+    bits = np.where(codes & 0x8000, codes & 0x7FFF, ~codes & 0xFFFF).astype(np.uint16)
+    return np.clip(bits.view(np.float16).astype(np.float64), -65_536.0, 65_536.0)
 
 
 def _edge_f1(bins: _Bins) -> NDArray[np.float64]:

@@ -367,6 +367,13 @@ def test_an_absent_device_is_refused():
         Data().fit(HEADS, device="cuda")
 
 
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:x", ""])
+def test_a_device_that_heads_are_not_fitted_on_is_refused_in_one_line(name):
+    with pytest.raises(ProbeError, match="write cpu, cuda or cuda:N") as caught:
+        Data().fit(HEADS, device=name)
+    assert "\n" not in str(caught.value)
+
+
 def test_poisson_weights_are_poisson_and_depend_on_the_window_alone():
     windows = np.arange(200_000)
     drawn = poisson_weights(0, windows)

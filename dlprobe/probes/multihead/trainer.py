@@ -338,8 +338,15 @@ def _check(heads: Sequence[HeadSpec], settings: Mapping[str, Any]) -> None:
 
 
 def _device(name: str) -> torch.device:
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        msg = f"device {name!r} was asked for, but this machine shows no CUDA device; use --device cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        msg = f"heads are not fitted on device {name!r}; write cpu, cuda or cuda:N (--device)"
+        raise ProbeError(msg)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"has {torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "shows no CUDA device"
+        msg = f"device {name!r} was asked for, but this machine {found}; use --device cpu"
         raise ProbeError(msg)
     return device

@@ -76,6 +76,68 @@ def test_separable_data_is_flagged_and_still_solved():
     np.testing.assert_allclose(found.weights, expected.coef_[0], rtol=1e-4, atol=1e-4)
 
 
+def parted(gap=0.0, flips=0):
+    """Rows whose first feature alone tells the class; rows within a gap are left out, some labels are turned."""
+    X, _ = problem()
+    first = X[:, 0].astype(float)
+    y = (first > np.quantile(first, 0.9)).astype(np.int8)
+    y[np.argsort(np.abs(first - np.quantile(first, 0.2)))[:flips]] ^= 1
+    y[np.abs(first - np.quantile(first, 0.9)) < gap] = -1
+    return X, y
+
+
+@pytest.mark.parametrize("C", [1e-4, 1e-2, 1.0, 100.0])
+@pytest.mark.parametrize("shown", [1.0, 0.1])
+def test_whether_a_plane_separates_is_asked_of_the_data_not_of_the_penalty(C, shown, monkeypatch):
+    monkeypatch.setattr(newton, "_SAMPLE_ROWS", 40 * shown)  # all rows are in the sample, or a few
+    for gap in (0.0, 0.05):
+        assert stream_logistic(portions(*parted(gap)), 20, C=C).separable is True
+    for flips in (1, 3, 300):
+        found = stream_logistic(portions(*parted(flips=flips)), 20, C=C)
+        assert found.separable is False
+        assert found.converged
+
+
+def test_classes_that_overlap_in_a_sample_cost_no_further_reading_and_the_sample_is_bounded(monkeypatch):
+    X, y = problem()
+    monkeypatch.setattr(newton, "_SAMPLE_ROWS", 4)
+    found = stream_logistic(portions(X, y), 20)
+    assert found.separable is False
+    assert found.passes == found.iterations + 1
+    sample = newton._Sample(50)
+    for rows in portions(X, y, size=64)():
+        sample.add(rows.X, rows.y)
+    for side, rows in enumerate(sample.rows()):
+        assert 25 <= len(rows.X) <= 50
+        stride = 2 ** int(np.ceil(np.log2((y == side).sum() / 50)))
+        np.testing.assert_array_equal(rows.X, X[y == side][::stride])
+
+
+def test_whether_a_plane_separates_may_stay_unknown(monkeypatch):
+    monkeypatch.setattr(newton, "SEPARATION_STEPS", 1)
+    assert stream_logistic(portions(*parted()), 20, C=1e-4).separable is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"once": True}, "weigh 0 now and 1500 at first"), ({"late": 2.0}, "weigh 1501 now and 1500 at first")],
+)
+def test_rows_that_are_not_the_same_each_time_are_refused(change, message):
+    X, y = problem()
+    weight = np.ones(len(y))
+    calls = []
+
+    def rows():
+        calls.append(1)
+        weight[0] = change.get("late", 1) if len(calls) > 2 else 1
+        return portions(X, y, weight)()
+
+    iterator = rows()
+    with pytest.raises(ProbeError, match=message) as caught:
+        stream_logistic((lambda: iterator) if "once" in change else rows, 20)
+    assert "\n" not in str(caught.value)
+
+
 def test_steps_that_overshoot_are_shortened(monkeypatch):
     X, y = problem()
     expected = stream_logistic(portions(X, y), X.shape[1])
@@ -120,8 +182,12 @@ def test_collinear_features_and_a_tiny_penalty_still_end_at_the_gradient_not_at_
 
 def test_what_cannot_be_fitted_is_refused_in_one_line():
     X, y = problem()
-    with pytest.raises(ProbeError, match="C is 0"):
-        stream_logistic(portions(X, y), 20, C=0)
+    for C in (0, -1, np.nan, np.inf):
+        with pytest.raises(ProbeError, match=f"C is {C}"):
+            stream_logistic(portions(X, y), 20, C=C)
+    for wrong in (-1.0, np.nan, np.inf):
+        with pytest.raises(ProbeError, match="weights that are negative or not finite"):
+            stream_logistic(portions(X, y, np.where(np.arange(len(y)) == 700, wrong, 1.0)), 20)
     with pytest.raises(ProbeError, match="only negative"):
         stream_logistic(portions(X, 0 * y), 20)
     with pytest.raises(ProbeError, match="none"):

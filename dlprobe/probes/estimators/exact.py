@@ -35,8 +35,11 @@ class StreamingLogisticRegression(ProbabilityMixin, LinearProbe):
     intercept_ : ndarray, shape (1,)
     classes_ : ndarray, shape (2,)
     n_iter_ : int
-    converged_, separable_ : bool
-        Whether the gradient is below `tol`, and whether a plane separates the classes.
+    converged_ : bool
+        Whether the gradient is below `tol`; a `ConvergenceWarning` says so if not.
+    separable_ : bool or None
+        Whether a plane separates the classes, whatever C is; None in the rare case that it is not known. See
+        `dlprobe.probes.exact.LogisticSolution`.
     n_features_in_ : int
     """
 

@@ -1,5 +1,7 @@
 """Exact baselines against scikit-learn."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -8,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dlprobe.errors import ProbeError
-from dlprobe.probes.exact import Rows, SecondMoments, lda, newton, ridge_path, stream_logistic
+from dlprobe.probes.exact import Rows, SecondMoments, lda, newton, ridge_path, second_moments, stream_logistic
 
 
 def problem(n=1500, width=20, seed=0):
@@ -251,6 +253,50 @@ def test_one_pass_gives_linear_discriminants(gathered, shrinkage, standardise):
     steps = [StandardScaler()] if standardise else []
     expected = make_pipeline(*steps, LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)).fit(X, y)
     np.testing.assert_allclose(X @ found.weights + found.bias, expected.decision_function(X), rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("common", [1.0, 30.0])
+def test_an_ill_conditioned_covariance_costs_no_more_than_float64_does(common, monkeypatch):
+    """Features that share all but a thousandth: the condition of their correlations is above 1e6."""
+    monkeypatch.setattr(second_moments, "TILE_ROWS", 700)
+    rng = np.random.default_rng(3)
+    X = (common + rng.normal(size=(5000, 1)) + 2e-3 * rng.normal(size=(5000, 6))).astype(np.float32)
+    wide = X.astype(np.float64)
+    y = (wide[:, 0] - wide[:, 1] + 2e-3 * rng.normal(size=5000) > 0.003).astype(np.int8)
+    scaled = StandardScaler().fit_transform(wide)
+    assert np.linalg.cond(np.corrcoef(wide.T)) > 1e6
+    moments = SecondMoments(wide.mean(axis=0), 1, ["a"])
+    for part in np.split(np.arange(5000), 5):
+        moments.add(X[part].reshape(1, -1, 6), {"a": y[part].reshape(1, -1)}, np.zeros(1, np.int64))
+    (found,) = ridge_path(moments.of("a", (0,)), [1e-4])
+    expected = RidgeClassifier(1e-4, solver="svd").fit(scaled, y).coef_.reshape(-1) / wide.std(axis=0)
+    np.testing.assert_allclose(found.weights, expected, rtol=1e-6)
+    discriminant = lda(moments.of("a", (0,)), standardise=False)
+    expected = LinearDiscriminantAnalysis(solver="lsqr").fit(wide, y).coef_[0]
+    np.testing.assert_allclose(discriminant.weights, expected, rtol=1e-6)
+
+
+def test_products_are_kept_for_each_set_of_schemes_that_know_a_patch_not_for_each_pattern(gathered, monkeypatch):
+    assert sorted(gathered.moments._products) == [(group, schemes) for group in range(3) for schemes in (1, 3)]
+    assert {len(each) for each in gathered.moments._products.values()} == {WIDTH * (WIDTH + 1) // 2}
+    monkeypatch.setattr(second_moments, "MAX_BYTES", 8 * 36 * 5)
+    moments = SecondMoments(np.zeros(WIDTH), 3, ["a", "b"])
+    with pytest.raises(ProbeError, match="8 features in 3 groups need 1728 bytes or more, above 1440; take") as caught:
+        moments.add(gathered.embeddings, gathered.targets, gathered.groups)
+    assert "\n" not in str(caught.value)
+
+
+def test_adding_a_tile_makes_no_matrix():
+    width = 512
+    rng = np.random.default_rng(4)
+    moments = SecondMoments(np.zeros(width), 1, ["a"])
+    windows, targets, groups = rng.normal(size=(1, 64, width)), {"a": np.ones((1, 64), np.int8)}, np.zeros(1, np.int64)
+    moments.add(windows, targets, groups)
+    tracemalloc.start()
+    moments.add(windows, targets, groups)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 8 * width * width / 2
 
 
 def test_a_constant_feature_gets_no_weight(gathered):

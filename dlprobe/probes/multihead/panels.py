@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Columns of one matrix product. It bounds memory: a panel holds one number for each of its columns and patches.
 PANEL_COLUMNS = 512
+#: Rows of a panel that are summed at a time: torch makes them float32 first, which should not leave the cache.
+SUMMED_ROWS = 1024
 
 
 class Run(NamedTuple):
@@ -157,7 +159,9 @@ class PanelEngine:
     def _backward(self, rows: Tensor, gradients: Tensor, panel: Panel) -> None:
         def multiply(part: slice) -> tuple[Tensor, Tensor]:
             mine = gradients[part]
-            return (mine.T @ rows[part]).float(), mine.sum(dim=0, dtype=torch.float32)
+            tiles = [mine[start : start + SUMMED_ROWS] for start in range(0, len(mine), SUMMED_ROWS)]
+            bias = torch.stack([tile.sum(dim=0, dtype=torch.float32) for tile in tiles]).sum(dim=0)
+            return (mine.T @ rows[part]).float(), bias
 
         weights, bias = zip(*self._workers.map(multiply, len(rows)), strict=True)
         torch.sum(torch.stack(weights), dim=0, out=self._gradients.weights[panel.columns])

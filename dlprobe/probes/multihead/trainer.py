@@ -232,7 +232,7 @@ class _Fit:
 
     def _labels(self, targets: NDArray[np.generic], classes: int) -> Labels:
         basis = target_basis(as_tensor(targets).to(self.device), torch.float32, classes)
-        return Labels(basis.to(self.dtype), basis.sum(dim=1))
+        return Labels(basis, basis.sum(dim=1))
 
     def _note_targets(self, labels: Mapping[str, Labels], counts: NDArray[np.float32]) -> None:
         """Add up how many positive and negative patches each column has been shown."""

@@ -325,30 +325,72 @@ def test_read_only_embeddings_and_progress():
     assert calls == [(i + 1, 2 * STEPS) for i in range(2 * STEPS)]
 
 
-def test_windows_that_stay_on_the_device_are_read_once_and_change_nothing():
-    data = Data()
-    reads = []
+def counted(data, reads):
+    """Batches that are read on demand; what is read of each epoch is noted."""
 
     def lazily(epoch):
         for batch in data.batches(epoch):
-            yield batch._replace(embeddings=lambda batch=batch: reads.append(epoch) or batch.embeddings)
 
-    one_window = PATCHES * WIDTH * 2
-    expected = data.fit(HEADS, epochs=4)
-    for room, epochs_read in [(WINDOWS * one_window, {0}), (7 * one_window, {0, 1, 2, 3}), (0, {0, 1, 2, 3})]:
-        reads.clear()
-        options = {"epochs": 4, "steps_per_epoch": STEPS, "resident_bytes": room}
-        found = fit_heads(lazily, HEADS, data.moments, **options)
-        assert set(reads) == epochs_read
-        for a, b in zip(expected, found, strict=True):
-            np.testing.assert_array_equal(a.weights, b.weights)
+            def embeddings(places, batch=batch):
+                reads.setdefault(epoch, []).extend(batch.windows[places].tolist())
+                return batch.embeddings[places]
+
+            def targets(places, batch=batch):
+                assert len(places)
+                return {scheme: each[places] for scheme, each in batch.targets.items()}
+
+            yield batch._replace(embeddings=embeddings, targets=targets)
+
+    return lazily
+
+
+ONE_WINDOW = PATCHES * (2 * WIDTH + 1 + 4)  # bytes of float16 embeddings, int8 and float32 targets
+
+
+@pytest.mark.parametrize("room", [WINDOWS, 7, 0])
+def test_only_windows_that_are_not_on_the_device_are_read_and_nothing_changes(room):
+    data = Data()
+    training = data.windows[data.groups >= 0].tolist()
+    room = min(room, len(training))
+    expected = data.fit(HEADS, epochs=4, window_weights="ones")
+    reads = {}
+    options = {"epochs": 4, "steps_per_epoch": STEPS, "window_weights": "ones"}
+    options["resident_bytes"] = room * ONE_WINDOW + 5
+    found = fit_heads(counted(data, reads), HEADS, data.moments, **options)
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(a.weights, b.weights)
+    assert sorted(reads[0]) == training
+    for epoch in (1, 2, 3):
+        assert len(reads.get(epoch, [])) == len(training) - room
+        assert set(reads.get(epoch, [])).isdisjoint(reads[0][:room])
+    at_hand = fit_heads(data.batches, HEADS, data.moments, **options)
+    for a, b in zip(expected, at_hand, strict=True):
+        np.testing.assert_array_equal(a.weights, b.weights)
+
+
+def test_batches_that_are_read_on_demand_are_read_one_ahead_of_the_step_and_checked():
+    data, order = Data(), []
+
+    def batches(epoch):
+        for i, batch in enumerate(data.batches(epoch)):
+            yield batch._replace(
+                embeddings=lambda places, i=i, batch=batch: order.append(i) or batch.embeddings[places]
+            )
+
+    progress = []
+    options = {"epochs": 1, "steps_per_epoch": STEPS}
+    fit_heads(batches, HEADS, data.moments, progress=lambda done, _: progress.append((done, max(order))), **options)
+    assert [done for done, _ in progress] == [1, 2, 3]
+    assert order == [0, 1, 2]
     for wrong, message in [
         (data.embeddings[:3], "a batch of 6 windows has embeddings of shape"),
         (data.embeddings[:6, :, :5], "width 5, its moments have width 12"),
     ]:
-        batch = next(data.batches(0))._replace(embeddings=lambda wrong=wrong: wrong)
+        batch = next(data.batches(0))
+        batch = batch._replace(embeddings=lambda places, wrong=wrong: wrong, groups=np.zeros(6, np.int64))
+        options = {"epochs": 1, "steps_per_epoch": 1, "window_weights": "ones"}
         with pytest.raises(ProbeError, match=message):
-            fit_heads(lambda epoch, batch=batch: [batch], HEADS, data.moments, epochs=1, steps_per_epoch=1)
+            fit_heads(lambda epoch, batch=batch: [batch], HEADS, data.moments, **options)
 
 
 @pytest.mark.gpu

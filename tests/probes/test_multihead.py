@@ -1,9 +1,10 @@
-"""The one-pass trainer against a plain two-pass transcription in float64 NumPy."""
+"""The one-pass trainer: what it promises of heads, batches, devices, checkpoints and errors."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from dlprobe.errors import OutputError, ProbeError
 from dlprobe.probes import GroupMoments, HeadBatch, HeadSpec, default_grid, fit_heads
@@ -43,56 +44,6 @@ class Data:
         return fit_heads(self.batches, heads, self.moments, epochs=epochs, steps_per_epoch=STEPS, **options)
 
 
-def dice_and_slope(p, t, m, smooth):
-    overlap, predicted, positives = (m * t * p).sum(), (m * p).sum(), (m * t).sum()
-    numerator, denominator = 2 * overlap + smooth, predicted + positives + smooth
-    slope = m * (numerator / denominator**2 - 2 * t / denominator)
-    return 1 - numerator / denominator, slope * p * (1 - p)
-
-
-def reference(data, head, epochs, window_weights):
-    """Standardise the whole training set first, then train this head alone, one batch after the other."""
-    inside = np.isin(data.groups, head.train_groups)
-    rows = data.embeddings[inside].reshape(-1, WIDTH).astype(np.float64)
-    mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-    inverse = np.array([1 / d if d > 0 else 0.0 for d in deviation])
-    weights = np.random.default_rng(head.seed).normal(0, 0.01, WIDTH)
-    bias, velocity, bias_velocity, step, losses = 0.0, np.zeros(WIDTH), 0.0, 0, []
-    for epoch in range(epochs):
-        total = 0.0
-        for batch in data.batches(epoch):
-            z = (batch.embeddings.astype(np.float64) - mean) * inverse
-            target = batch.targets[head.scheme].astype(np.float64)
-            known = (target >= 0).astype(np.float64)
-            target = np.where(known > 0, target, 0)
-            times = np.isin(batch.groups, head.train_groups).astype(np.float64)
-            if window_weights == "poisson":
-                times = times * poisson_weights(head.seed, batch.windows)
-            importance = known * (1 + (head.positive_weight - 1) * target)
-            share = np.where(importance > 0, head.positive_weight * target * known / np.maximum(importance, 1e-30), 0)
-            p = 1 / (1 + np.exp(-(z @ weights + bias)))
-            slope = np.zeros_like(p)
-            if head.objective == "dice-batch":
-                loss, slope = dice_and_slope(p, share, importance * times[:, None], 1e-5)
-            else:
-                loss = 0.0
-                for i in range(len(p)):
-                    one, each = dice_and_slope(p[i], share[i], importance[i], 1e-5)
-                    loss += one * times[i] / max(times.sum(), 1)
-                    slope[i] = each * times[i] / max(times.sum(), 1)
-            total += loss
-            gradient = np.einsum("np,npd->d", slope, z) + head.weight_decay * weights
-            fall = 0.5 * (1 + np.cos(np.pi * step / (epochs * STEPS))) if head.schedule == "cosine" else 1.0
-            velocity = head.momentum * velocity + gradient
-            bias_velocity = head.momentum * bias_velocity + slope.sum()
-            weights = weights - head.learning_rate * fall * velocity
-            bias = bias - head.learning_rate * fall * bias_velocity
-            step += 1
-        losses.append(total / STEPS)
-    raw = weights * inverse
-    return raw, bias - raw @ mean, losses
-
-
 HEADS = [
     HeadSpec(scheme="hard", learning_rate=0.5, train_groups=(0, 1)),
     HeadSpec(scheme="hard", learning_rate=2.0, weight_decay=0.01, train_groups=(1, 2), seed=3),
@@ -103,29 +54,17 @@ HEADS = [
 ]
 
 
-@pytest.mark.parametrize("window_weights", ["poisson", "ones"])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_every_head_agrees_with_a_two_pass_reference(window_weights, dtype):
-    data = Data(dtype=dtype)
-    for found in data.fit(HEADS, epochs=4, window_weights=window_weights):
-        weights, bias, losses = reference(data, found.spec, 4, window_weights)
-        np.testing.assert_allclose(found.weights, weights, rtol=2e-4, atol=1e-5 * np.abs(weights).max())
-        assert found.bias == pytest.approx(bias, rel=1e-4, abs=1e-4)
-        np.testing.assert_allclose(found.loss_by_epoch, losses, rtol=1e-4)
-        assert found.steps == 4 * STEPS
-        assert found.flag is None
-
-
 def test_one_head_among_five_hundred_is_the_same_as_alone():
     data = Data()
-    grid = default_grid(["hard", "soft"], [(0, 1), (1, 2), (0, 2)], seeds=(0, 1), weight_decays=(0.0, 1e-4, 1e-3))
-    assert len(grid) >= 450
-    chosen = grid[217]
+    folds = [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)]
+    grid = default_grid(["hard", "soft"], folds, weight_decays=(0.0, 1e-4, 1e-3))[:500]
+    assert len(grid) == 500
     together = {found.spec: found for found in data.fit(grid)}
-    (alone,) = data.fit([chosen])
     assert set(together) == set(grid)
-    np.testing.assert_allclose(together[chosen].weights, alone.weights, rtol=1e-4, atol=1e-6)
-    assert together[chosen].bias == pytest.approx(alone.bias, rel=1e-4, abs=1e-5)
+    for chosen in (grid[0], grid[217], grid[499]):
+        (alone,) = data.fit([chosen])
+        np.testing.assert_allclose(together[chosen].weights, alone.weights, rtol=1e-4, atol=1e-6)
+        assert together[chosen].bias == pytest.approx(alone.bias, rel=1e-4, abs=1e-5)
 
 
 def test_results_stand_in_the_order_of_the_heads_and_panels_do_not_matter(monkeypatch):
@@ -401,8 +340,6 @@ def test_a_device_gives_what_the_processor_gives():
 
 
 def test_an_absent_device_is_refused():
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(ProbeError, match="shows no CUDA device"):

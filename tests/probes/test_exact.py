@@ -201,6 +201,27 @@ def test_what_cannot_be_fitted_is_refused_in_one_line():
         stream_logistic(portions(X, y), 20)
 
 
+def test_memory_does_not_grow_with_the_rows():
+    width, direction = 24, np.random.default_rng(5).normal(size=24)
+
+    def peak_bytes(portions_of_4096):
+        def rows():
+            for i in range(portions_of_4096):
+                rng = np.random.default_rng(i)
+                X = rng.normal(size=(4096, width)).astype(np.float32)
+                yield Rows(X, (X @ direction + rng.logistic(size=4096) > 2).astype(np.int8))
+
+        tracemalloc.start()
+        assert stream_logistic(rows, width).total_weight == 4096 * portions_of_4096
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    few, many = peak_bytes(4), peak_bytes(32)
+    assert many < 1.05 * few + 100_000
+    assert many < 32 * 4096 * width * 4 / 2  # the rows themselves
+
+
 WINDOWS, PATCHES, WIDTH = 24, 60, 8
 
 

@@ -35,10 +35,12 @@ def run(name, logits, targets, counts=None, *, positive=1.0, classes=1):
     basis = target_basis(targets, torch.float64, classes)
     counts = torch.ones(WINDOWS, logits.shape[-1], dtype=torch.float64) if counts is None else counts
     importance = Importance(counts, torch.full((logits.shape[-1],), positive, dtype=torch.float64))
-    gradient = logits.detach().clone()
+    bias = torch.linspace(-1, 1, logits.shape[-1], dtype=torch.float64)
+    gradient = logits.detach() - bias
     made = objective(name, classes, SMOOTH)
-    loss = made.differentiate(gradient, Labels(basis, basis.sum(dim=1)), importance, WORKERS)
-    return loss, gradient
+    found = made.differentiate(gradient, bias, Labels(basis, basis.sum(dim=1)), importance, WORKERS)
+    np.testing.assert_allclose(found.bias, gradient.sum(dim=(0, 1)), rtol=1e-9, atol=1e-12)
+    return found.loss, gradient
 
 
 def lovasz_hinge(logits, labels):
@@ -101,8 +103,10 @@ def test_logits_in_bfloat16_lose_no_gradient_where_they_saturate(name):
     gradient = coarse.clone()
     basis = target_basis(targets, torch.float32)
     importance = Importance(torch.ones(WINDOWS, COLUMNS), torch.ones(COLUMNS))
-    loss = objective(name, 1, SMOOTH).differentiate(gradient, Labels(basis, basis.sum(dim=1)), importance, WORKERS)
-    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    labels = Labels(basis, basis.sum(dim=1))
+    found = objective(name, 1, SMOOTH).differentiate(gradient, torch.zeros(COLUMNS), labels, importance, WORKERS)
+    np.testing.assert_allclose(found.loss, expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(found.bias, expected.sum(dim=(0, 1)), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(gradient.double(), expected, rtol=5e-3, atol=1e-6 * expected.abs().max())
     wrong = ~hidden[..., None] & (targets == 0)[..., None] & (coarse > 7) & (coarse < 15)
     assert wrong.sum() > 10

@@ -61,23 +61,40 @@ class Importance(NamedTuple):
     positive: Tensor
 
 
+class Slopes(NamedTuple):
+    """What an objective finds beside the gradients by logit.
+
+    Parameters
+    ----------
+    loss : Tensor of float32, shape (columns,)
+    bias : Tensor of float32, shape (columns,)
+        Sum of the gradients over all patches.
+    """
+
+    loss: Tensor
+    bias: Tensor
+
+
 class Objective(Protocol):
     """What is minimised, for columns that share it and a scheme."""
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
+    def differentiate(
+        self, logits: Tensor, bias: Tensor, labels: Labels, importance: Importance, workers: Workers
+    ) -> Slopes:
         """Turn logits into gradients by logit, in place.
 
         Parameters
         ----------
         logits : Tensor, shape (windows, patches, columns)
+            Without their bias.
+        bias : Tensor of float32, shape (columns,)
         labels : Labels
         importance : Importance
         workers : Workers
 
         Returns
         -------
-        Tensor of float32, shape (columns,)
-            The losses.
+        Slopes
         """
         ...
 
@@ -85,11 +102,13 @@ class Objective(Protocol):
 class Tiled(ABC):
     """An objective that needs no more of a batch than sums over patches."""
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
-        """Turn logits into gradients by logit, in place, and return the losses."""
+    def differentiate(
+        self, logits: Tensor, bias: Tensor, labels: Labels, importance: Importance, workers: Workers
+    ) -> Slopes:
+        """Turn logits into gradients by logit, in place, and return losses and gradients by bias."""
 
         def gather(part: slice) -> list[Tensor]:
-            scratch = _Scratch(logits)
+            scratch = _Scratch(logits, bias)
             return [
                 torch.stack([self._gather(scratch.load(tile), labels.basis[tile]) for tile in tiles]).sum(dim=0)
                 for tiles in cut_tiles(logits, part)
@@ -98,15 +117,17 @@ class Tiled(ABC):
         sums = torch.cat([each for part in workers.map(gather, len(logits), logits.numel()) for each in part])
         loss, coefficients = self._settle(sums, labels, importance)
 
-        def slope(part: slice) -> None:
-            scratch = _Scratch(logits)
+        def slope(part: slice) -> Tensor:
+            scratch = _Scratch(logits, bias)
+            total = torch.zeros_like(bias)
             for tile in chain.from_iterable(cut_tiles(logits, part)):
                 values = scratch.load(tile)
                 self._slope(values, labels.basis[tile], coefficients[tile[0]], scratch)
                 logits[tile].copy_(values)
+                total += values.sum(dim=(0, 1))
+            return total
 
-        workers.map(slope, len(logits), logits.numel())
-        return loss
+        return Slopes(loss, torch.stack(workers.map(slope, len(logits), logits.numel())).sum(dim=0))
 
     @abstractmethod
     def _gather(self, logits: Tensor, basis: Tensor) -> Tensor:
@@ -273,24 +294,30 @@ class Lovasz:
     Errors are sorted for each column, in float32; targets are decided at one half.
     """
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
-        """Turn logits into gradients by logit, in place, and return the losses; threads share out the columns."""
-        parts = workers.map(lambda part: self._columns(logits[..., part], labels, importance, part), logits.shape[-1])
-        return torch.cat(parts)
+    def differentiate(
+        self, logits: Tensor, bias: Tensor, labels: Labels, importance: Importance, workers: Workers
+    ) -> Slopes:
+        """Turn logits into gradients by logit, in place, and return the rest; threads share out the columns."""
 
-    def _columns(self, logits: Tensor, labels: Labels, importance: Importance, part: slice) -> Tensor:
-        importance = Importance(importance.counts[:, part], importance.positive[part])
+        def columns(part: slice) -> Slopes:
+            mine = Importance(importance.counts[:, part], importance.positive[part])
+            return self._columns(logits[..., part], bias[part], labels, mine)
+
+        loss, total = zip(*workers.map(columns, logits.shape[-1]), strict=True)
+        return Slopes(torch.cat(loss), torch.cat(total))
+
+    def _columns(self, logits: Tensor, bias: Tensor, labels: Labels, importance: Importance) -> Slopes:
         target = _exact(labels.basis[..., :1] >= 0.5)
         weight = _exact(labels.basis[..., 1:]) * importance.counts[:, None, :]
         weight = weight * torch.where(target > 0, importance.positive, 1.0)
         signs = (2 * target - 1).expand_as(weight).flatten(0, 1)
-        errors, order = (1 - _exact(logits).flatten(0, 1) * signs).sort(dim=0, descending=True)
+        errors, order = (1 - (_exact(logits) + bias).flatten(0, 1) * signs).sort(dim=0, descending=True)
         weight = weight.flatten(0, 1).gather(0, order)
         found = weight * (signs.gather(0, order) > 0)
         steps = _jaccard_steps(found, weight)
         gradient = torch.where(errors > 0, -steps, 0) * signs.gather(0, order)
         logits.copy_(torch.empty_like(gradient).scatter_(0, order, gradient).view_as(logits))
-        return (errors.clamp_min(0) * steps).sum(dim=0)
+        return Slopes((errors.clamp_min(0) * steps).sum(dim=0), gradient.sum(dim=0))
 
 
 def objective(name: str, classes: int, smooth: float) -> Objective:
@@ -338,18 +365,19 @@ def cut_tiles(logits: Tensor, part: slice) -> list[list[Tile]]:
 class _Scratch:
     """Two tiles of one thread, float32 or float64 if the logits are, which it uses again and again."""
 
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(self, logits: Tensor, bias: Tensor) -> None:
         self._logits = logits
+        self._bias = bias
         self._kind = torch.promote_types(logits.dtype, torch.float32)
         self._values = torch.empty(0, dtype=self._kind, device=logits.device)
         self._product = torch.empty_like(self._values)
 
     def load(self, tile: Tile) -> Tensor:
-        """Return a copy of a tile of the logits, valid until the next."""
+        """Return a copy of a tile of the logits with their bias, valid until the next."""
         logits = self._logits[tile]
         if len(self._values) < logits.numel():
             self._values = torch.empty(logits.numel(), dtype=self._kind, device=logits.device)
-        return self._values[: logits.numel()].view(logits.shape).copy_(logits)
+        return self._values[: logits.numel()].view(logits.shape).copy_(logits).add_(self._bias)
 
     def product(self, basis: Tensor, coefficients: Tensor) -> Tensor:
         """Return coefficients spread over the patches of a tile, valid until the next."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import get_scorer
 from sklearn.utils import _safe_indexing
 
 from dlprobe.errors import ProbeError
@@ -39,6 +38,8 @@ class KnownRowsScorer:
     """
 
     def __init__(self, scoring: str | Callable[..., float] = "accuracy") -> None:
+        from sklearn.metrics import get_scorer  # draws from Python's random numbers when it is imported
+
         self.scoring = scoring
         self._scorer: Any = get_scorer(scoring)
 

@@ -219,9 +219,10 @@ class _Loop:
             tokens = [self._embed(part) for part in parts]
         centred = torch.cat([part.detach() for part in tokens]).flatten(1, 2) - self._centre
         folded = self._columns.folded()
-        slope = centred @ folded.weights.T + folded.bias
-        loss = self._objective.differentiate(slope, self._labels(batch), self._importance(batch), workers)
-        if not bool(torch.isfinite(loss).all()):
+        slope = centred @ folded.weights.T
+        importance = self._importance(batch)
+        found = self._objective.differentiate(slope, folded.bias, self._labels(batch), importance, workers)
+        if not bool(torch.isfinite(found.loss).all()):
             msg = f"the loss is not finite at step {self.number}; choose smaller learning rates (--lr, --head-lr)"
             raise ProbeError(msg)
         if moves:
@@ -229,8 +230,8 @@ class _Loop:
             pull = (slope * folded.weights).reshape(-1, grid, grid, centred.shape[-1])
             self._move(parts, tokens, torch.split(pull, size))
         flat = slope.flatten(0, 1)
-        self._columns.update(flat.T @ centred.flatten(0, 1), flat.sum(dim=0), self.number)
-        self._loss += float(loss)
+        self._columns.update(flat.T @ centred.flatten(0, 1), found.bias, self.number)
+        self._loss += float(found.loss)
         self.number += 1
 
     def _move(self, parts: Any, tokens: list[torch.Tensor], pull: Any) -> None:

@@ -8,7 +8,7 @@ from dlprobe.probes.probe import Probe, make_card
 
 if TYPE_CHECKING:
     from dlprobe.probes.baselines import LogisticFit, NearestPatches, fit_logistic, fit_nearest, fit_sgd
-    from dlprobe.probes.estimators import DiceProbe, RidgeProbe, StreamingLogisticRegression
+    from dlprobe.probes.estimators import DiceProbe, KnownRowsScorer, RidgeProbe, StreamingLogisticRegression
     from dlprobe.probes.exchange import export_onnx, pull, push
     from dlprobe.probes.multihead import FittedHead, HeadBatch, fit_heads
 
@@ -17,6 +17,7 @@ _LAZY = {
     "DiceProbe": "estimators",
     "FittedHead": "multihead",
     "HeadBatch": "multihead",
+    "KnownRowsScorer": "estimators",
     "LogisticFit": "baselines",
     "NearestPatches": "baselines",
     "RidgeProbe": "estimators",
@@ -36,6 +37,7 @@ __all__ = [
     "GroupMoments",
     "HeadBatch",
     "HeadSpec",
+    "KnownRowsScorer",
     "LogisticFit",
     "NearestPatches",
     "Probe",

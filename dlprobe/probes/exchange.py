@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 HUB_PREFIX = "hf:"
 PROBE_FILE = "probe.safetensors"
 PAGE_FILE = "README.md"
+#: Ends a page, so that one that its owner wrote or edited is not overwritten.
+_MARK = "<!-- written by dlprobe; sha256 of the above: {} -->\n"
+_MARK_BYTES = len(_MARK.format("0" * 64))
 _OPSET = 17
 _TOLERANCE = 1e-4
 
@@ -66,6 +70,9 @@ def export_onnx(probe: Probe, path: str | Path) -> Path:
 def push(probe: Probe, target: str | Path, *, revision: str | None = None, private: bool = True) -> str:
     """Put a probe and a page about it into a folder, or into a repository of the hub.
 
+    What `push` wrote before is replaced. In a folder, a README.md or a probe.safetensors that is something else is
+    refused, a page that was edited since among them; a repository keeps its earlier versions anyway.
+
     Parameters
     ----------
     probe : Probe
@@ -84,7 +91,7 @@ def push(probe: Probe, target: str | Path, *, revision: str | None = None, priva
     Raises
     ------
     OutputError
-        If the folder cannot be made, or the hub refuses or cannot be reached.
+        If the folder cannot be made or holds such files of others, or the hub refuses or cannot be reached.
     """
     if not str(target).startswith(HUB_PREFIX):
         return str(_write_folder(probe, Path(target)))
@@ -162,7 +169,8 @@ def page(probe: Probe) -> str:
         f"`dlprobe.probes.Probe.load({PROBE_FILE!r})` reads it; the header of the file holds this and more as JSON.",
         "",
     ]
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return text + _MARK.format(hashlib.sha256(text.encode()).hexdigest())
 
 
 def _metric(value: Any) -> str:
@@ -179,11 +187,35 @@ def _write_folder(probe: Probe, folder: Path) -> Path:
     if folder.is_file() or not folder.parent.is_dir():
         msg = f"cannot push to {folder}: {'it is a file' if folder.is_file() else 'its parent does not exist'}"
         raise OutputError(msg)
+    _require_ours(folder)
     folder.mkdir(exist_ok=True)
     probe.save(folder / PROBE_FILE)
     with publish(folder / PAGE_FILE) as scratch:
         scratch.write_text(page(probe), encoding="utf-8")
     return folder
+
+
+def _require_ours(folder: Path) -> None:
+    """Raise `OutputError` if `push` would overwrite what it did not write."""
+    for path, ours in ((folder / PAGE_FILE, _is_page), (folder / PROBE_FILE, _is_probe)):
+        if path.exists() and not ours(path):
+            msg = f"{path} was not written by dlprobe, or was changed since; move it away, or push to another folder"
+            raise OutputError(msg)
+
+
+def _is_page(path: Path) -> bool:
+    """Tell whether a file is a page as `page` returned it, to the last byte."""
+    content = path.read_bytes() if path.is_file() else b""
+    text, mark = content[:-_MARK_BYTES], content[-_MARK_BYTES:]
+    return mark == _MARK.format(hashlib.sha256(text).hexdigest()).encode()
+
+
+def _is_probe(path: Path) -> bool:
+    try:
+        Probe.load(path)
+    except ProbeError:
+        return False
+    return True
 
 
 def _on_the_hub(call: Callable[[], str], kind: type[OutputError | ProbeError], what: str) -> str:

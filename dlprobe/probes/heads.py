@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -71,11 +72,13 @@ class HeadSpec:
         rules = {
             f"objective {self.objective!r}; write one of {', '.join(OBJECTIVES)}": self.objective in OBJECTIVES,
             f"schedule {self.schedule!r}; write one of {', '.join(SCHEDULES)}": self.schedule in SCHEDULES,
-            f"learning_rate {self.learning_rate}; it must be above 0": self.learning_rate > 0,
-            f"weight_decay {self.weight_decay}; it must be 0 or more": self.weight_decay >= 0,
+            f"learning_rate {self.learning_rate}; it must be finite and above 0": 0 < self.learning_rate < math.inf,
+            f"weight_decay {self.weight_decay}; it must be finite and 0 or more": 0 <= self.weight_decay < math.inf,
             f"momentum {self.momentum}; it must lie in [0, 1)": 0 <= self.momentum < 1,
             f"seed {self.seed}; it must be 0 or more": self.seed >= 0,
-            f"positive_weight {self.positive_weight}; it must be above 0": self.positive_weight > 0,
+            f"positive_weight {self.positive_weight}; it must be finite and above 0": 0
+            < self.positive_weight
+            < math.inf,
             f"train_groups {groups}; name each group once, in ascending order, from 0 up": bool(groups)
             and groups == tuple(sorted(set(groups)))
             and groups[0] >= 0,

@@ -30,6 +30,7 @@ INSIDE = (
     "dlprobe.data.synthesis.",
     "dlprobe.extraction.",
     "dlprobe.localization.",
+    "dlprobe.probes.estimators",
     "dlprobe.probes.multihead",
     "dlprobe.studies.designs.",
 )

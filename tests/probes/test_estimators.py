@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.metrics import accuracy_score, f1_score, get_scorer, make_scorer
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dlprobe.errors import ProbeError
-from dlprobe.probes import DiceProbe, RidgeProbe, StreamingLogisticRegression
+from dlprobe.probes import DiceProbe, KnownRowsScorer, RidgeProbe, StreamingLogisticRegression
 from dlprobe.probes.losses import dice_loss
 
 ESTIMATORS = [DiceProbe(), StreamingLogisticRegression(), RidgeProbe()]
@@ -102,13 +105,114 @@ def test_ignored_rows_do_not_matter(estimator):
         clone(made).fit(X, np.minimum(labels, 0))
 
 
-@pytest.mark.parametrize(("estimator", "name"), [(DiceProbe(), "alpha"), (StreamingLogisticRegression(), "C")])
-def test_they_work_in_a_pipeline_under_a_grid_search_by_source(estimator, name):
-    X, y = problem()
-    sources = np.arange(300) // 20
-    step = type(estimator).__name__.lower()
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), estimator), {f"{step}__{name}": [1e-3, 1.0]}, cv=GroupKFold(3), scoring="f1"
+def of_one_source_each(seed=0):
+    """Rows whose class can be known by heart from their source's own feature, and poorly from the one that is shared.
+
+    A third of the labels is hidden; hidden rows would be far off.
+    """
+    rng = np.random.default_rng(seed)
+    sources = np.repeat(np.arange(40), 12)
+    y = rng.permutation(np.arange(40) % 2)[sources]
+    own = 4.0 * (sources[:, None] == np.arange(40))
+    X = np.column_stack([0.5 * y + rng.normal(size=len(y)), own + 0.1 * rng.normal(size=own.shape)])
+    labels = np.where(rng.random(len(y)) < 0.3, -1, y)
+    X[labels < 0, 0] += 50
+    return X, labels, sources, rng.uniform(0.5, 2, len(y))
+
+
+SEARCHED = [(DiceProbe(), "alpha"), (StreamingLogisticRegression(), "C"), (RidgeProbe(), "alpha")]
+
+
+@pytest.mark.parametrize(("estimator", "name"), SEARCHED)
+@pytest.mark.parametrize("scoring", ["f1", "roc_auc", "average_precision", None])
+def test_a_grid_search_by_source_scores_known_rows_by_their_weights(estimator, name, scoring):
+    X, labels, sources, weight = of_one_source_each()
+    made = clone(estimator).set_params(ignore_label=-1)
+    step = type(made).__name__.lower()
+    grid = {f"{step}__{name}": [1e-2, 1.0]}
+    scorer = None if scoring is None else KnownRowsScorer(scoring)
+    by_source, by_row = (
+        GridSearchCV(make_pipeline(StandardScaler(), made), grid, cv=cv, scoring=scorer, error_score="raise")
+        for cv in (GroupKFold(4), KFold(4, shuffle=True, random_state=0))
     )
-    search.fit(X, y, groups=sources)
-    assert search.best_score_ > 0.7
+    options = {f"{step}__sample_weight": weight}
+    assert by_row.fit(X, labels, **options).best_score_ > 0.95  # what searches by source must not see
+    assert by_source.fit(X, labels, groups=sources, **options).best_score_ < 0.75
+
+    chosen = by_source.best_estimator_
+    split = by_source.cv.split(X, labels, sources)
+    cell, scores = {f"{step}__{name}": by_source.best_params_[f"{step}__{name}"]}, []
+    for train, test in split:
+        fitted = clone(chosen).set_params(**cell)
+        fitted.fit(X[train], labels[train], **{f"{step}__sample_weight": weight[train]})
+        known = test[labels[test] >= 0]
+        plain = get_scorer(scoring or "accuracy")
+        scores.append(plain(fitted.set_params(**{f"{step}__ignore_label": None}), X[known], labels[known]))
+    assert by_source.best_score_ == pytest.approx(np.mean(scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_scores_of_known_rows_take_weights_and_refuse_to_score_none(estimator):
+    X, y = problem()
+    labels = np.where(np.arange(300) % 3 == 0, -1, y)
+    known = labels >= 0
+    weight = np.random.default_rng(1).uniform(0, 3, 300)
+    fitted = clone(estimator).set_params(ignore_label=-1).fit(X, labels, sample_weight=weight)
+    right = fitted.predict(X[known]) == labels[known]
+    assert fitted.score(X, labels) == pytest.approx(right.mean())
+    assert fitted.score(X, labels, weight) == pytest.approx(np.average(right, weights=weight[known]))
+    found = KnownRowsScorer("f1")(fitted, X, labels, sample_weight=weight)
+    assert found == f1_score(labels[known], fitted.predict(X[known]), sample_weight=weight[known])
+    for scorer in (fitted.score, lambda X, y: KnownRowsScorer("f1")(fitted, X, y)):
+        with pytest.raises(ProbeError, match="all 300 rows to score have an ignored label"):
+            scorer(X, np.full(300, -1))
+
+
+def test_a_search_that_routes_weights_gives_them_to_the_scorer():
+    X, labels, sources, weight = of_one_source_each()
+    seen = []
+
+    def accuracy(truth, predicted, sample_weight=None):
+        seen.append(sample_weight)
+        return accuracy_score(truth, predicted, sample_weight=sample_weight)
+
+    with config_context(enable_metadata_routing=True):
+        probe = DiceProbe(ignore_label=-1).set_fit_request(sample_weight=True)
+        scorer = KnownRowsScorer(make_scorer(accuracy)).set_score_request(sample_weight=True)
+        search = GridSearchCV(probe, {"alpha": [1e-2]}, cv=GroupKFold(4), scoring=scorer)
+        search.fit(X, labels, groups=sources, sample_weight=weight)
+    known = [test[labels[test] >= 0] for _, test in GroupKFold(4).split(X, labels, sources)]
+    assert [each.tolist() for each in seen] == [weight[each].tolist() for each in known]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "complaint"),
+    [
+        (DiceProbe(-1), "DiceProbe has alpha=-1; give a finite number from 0 up"),
+        (DiceProbe(np.nan), "alpha=nan"),
+        (DiceProbe(smooth=-1), "smooth=-1"),
+        (DiceProbe(tol=0), "tol=0; give a finite number above 0"),
+        (DiceProbe(max_iter=0), "max_iter=0; give a finite number from 1 up"),
+        (RidgeProbe(-1), "RidgeProbe has alpha=-1"),
+        (RidgeProbe("1"), "alpha='1'"),
+        (StreamingLogisticRegression(0), "C=0; give a finite number above 0"),
+        (StreamingLogisticRegression(np.nan), "C=nan"),
+        (StreamingLogisticRegression(np.inf), "C=inf"),
+        (StreamingLogisticRegression(tol=-1), "tol=-1"),
+        (StreamingLogisticRegression(max_iter=0), "max_iter=0"),
+    ],
+)
+def test_settings_out_of_their_range_are_refused_as_scikit_learn_expects(estimator, complaint):
+    for kind in (ValueError, ProbeError):
+        with pytest.raises(kind, match=complaint) as caught:
+            estimator.fit(*problem())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("estimator", [DiceProbe(), StreamingLogisticRegression()])
+def test_a_fit_that_stops_early_warns(estimator):
+    X, y = problem()
+    assert clone(estimator).fit(X, y).converged_
+    with pytest.warns(ConvergenceWarning, match="stopped after 2 steps at a gradient of"):
+        found = clone(estimator).set_params(max_iter=2).fit(X, y)
+    assert (found.converged_, found.n_iter_) == (False, 2)

@@ -85,6 +85,27 @@ def test_a_folder_holds_the_probe_and_its_page(tmp_path):
         pull(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "content"), [("README.md", "My own notes.\n"), ("probe.safetensors", "mine")])
+def test_files_of_others_are_not_overwritten(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OutputError, match=f"{name} was not written by dlprobe") as caught:
+        push(probe(), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_page_that_was_edited_is_not_overwritten(tmp_path):
+    push(probe(), tmp_path)
+    push(probe(3), tmp_path)
+    before = (tmp_path / "probe.safetensors").read_bytes()
+    with (tmp_path / "README.md").open("a") as file:
+        file.write("Do not use it on screenshots.\n")
+    with pytest.raises(OutputError, match=r"README.md was not written by dlprobe, or was changed since"):
+        push(probe(), tmp_path)
+    assert (tmp_path / "probe.safetensors").read_bytes() == before
+
+
 def test_a_repository_gets_the_same_files(tmp_path, monkeypatch):
     import huggingface_hub
 

@@ -1,5 +1,7 @@
 """Heads as keys, and the grid."""
 
+from math import inf, nan
+
 import pytest
 
 from dlprobe.errors import ProbeError
@@ -31,6 +33,7 @@ def test_rates_that_agree_to_five_decimals_are_different_heads():
         ("momentum", 1.0),
         ("seed", -1),
         ("positive_weight", 0.0),
+        *((field, value) for field in ("learning_rate", "weight_decay", "positive_weight") for value in (inf, nan)),
         ("train_groups", ()),
         ("train_groups", (1, 0)),
         ("train_groups", (1, 1)),

@@ -35,10 +35,12 @@ def run(name, logits, targets, counts=None, *, positive=1.0, classes=1):
     basis = target_basis(targets, torch.float64, classes)
     counts = torch.ones(WINDOWS, logits.shape[-1], dtype=torch.float64) if counts is None else counts
     importance = Importance(counts, torch.full((logits.shape[-1],), positive, dtype=torch.float64))
-    gradient = logits.detach().clone()
+    bias = torch.linspace(-1, 1, logits.shape[-1], dtype=torch.float64)
+    gradient = logits.detach() - bias
     made = objective(name, classes, SMOOTH)
-    loss = made.differentiate(gradient, Labels(basis, basis.sum(dim=1)), importance, WORKERS)
-    return loss, gradient
+    found = made.differentiate(gradient, bias, Labels(basis, basis.sum(dim=1)), importance, WORKERS)
+    np.testing.assert_allclose(found.bias, gradient.sum(dim=(0, 1)), rtol=1e-9, atol=1e-12)
+    return found.loss, gradient
 
 
 def lovasz_hinge(logits, labels):
@@ -90,6 +92,36 @@ def test_ignored_patches_have_no_gradient_and_change_nothing(name):
     other, moved = run(name, torch.where(hidden[..., None], 7.0, logits), targets)
     torch.testing.assert_close(loss, other, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient, moved, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "lovasz"])
+def test_logits_in_bfloat16_lose_no_gradient_where_they_saturate(name):
+    """A sigmoid in bfloat16 is 1 from a logit of 6 on; what comes back may only be rounded once."""
+    logits, targets, hidden = problem(seed=6)
+    coarse = (5 * logits).bfloat16()
+    expected_loss, expected = run(name, coarse.double(), targets)
+    gradient = coarse.clone()
+    basis = target_basis(targets, torch.float32)
+    importance = Importance(torch.ones(WINDOWS, COLUMNS), torch.ones(COLUMNS))
+    labels = Labels(basis, basis.sum(dim=1))
+    found = objective(name, 1, SMOOTH).differentiate(gradient, torch.zeros(COLUMNS), labels, importance, WORKERS)
+    np.testing.assert_allclose(found.loss, expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(found.bias, expected.sum(dim=(0, 1)), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(gradient.double(), expected, rtol=5e-3, atol=1e-6 * expected.abs().max())
+    wrong = ~hidden[..., None] & (targets == 0)[..., None] & (coarse > 7) & (coarse < 15)
+    assert wrong.sum() > 10
+    assert (gradient[wrong] > 0).all()
+
+
+@pytest.mark.parametrize("columns", [1, 7, 100])
+def test_tiles_that_cut_windows_change_nothing(columns, monkeypatch):
+    logits, targets, _ = problem(seed=7)
+    expected = {name: run(name, logits, targets) for name in OBJECTIVES}
+    monkeypatch.setattr(objectives, "TILE_NUMBERS", columns)
+    for name, (loss, gradient) in expected.items():
+        found = run(name, logits, targets)
+        torch.testing.assert_close(found[0], loss, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found[1], gradient, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -4,10 +4,18 @@ Minimises ``C * sum_i s_i log(1 + exp(-y_i (x_i . w + b))) + |w|^2 / 2`` with y 
 scikit-learn's objective, whose ``newton-cholesky`` is the reference. One pass over the rows per iteration: while it
 measures the loss at every candidate step length, it already gathers gradient and Hessian at the full step, which is
 nearly always the one taken.
+
+Whether a plane separates the classes is asked of the data, not of the penalised solution, which may leave rows on the
+wrong side of a plane that it could have reached with larger weights. The same method goes on without a penalty until
+one of two things is sure. Either all rows lie on their sides of the plane that it has come to. Or no plane separates:
+with the rows x (and a 1 for the bias), their sides y and the residuals r > 0, a plane v whose smallest logit is m has
+``m sum r <= sum r y (v . x) <= |v| |sum r y x|``, and the last factor is the gradient, which falls to 0 where classes
+overlap. A sample that fits in memory is asked first: if its classes overlap, so do those of all rows.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -28,8 +36,15 @@ TILE_ROWS = 4096
 STEP_LENGTHS = 0.5 ** np.arange(12)
 #: Above it the penalty no longer covers the rounding of a float32 Hessian.
 FLOAT32_MAX_C = 100.0
+#: Margin, in units of the norm of weights and bias, below which classes count as overlapping.
+SURELY_OVERLAP = 1e-7
+SEPARATION_STEPS = 20
 _ARMIJO = 1e-4
 _REUSE_BELOW = 0.05
+#: Makes the penalty vanish in rounding.
+_NO_PENALTY = 1e15
+#: Rows of each class that a sample holds, at most, for each feature and the bias; at least half of them are kept.
+_SAMPLE_ROWS = 4
 
 
 class Rows(NamedTuple):
@@ -63,8 +78,10 @@ class LogisticSolution:
         Newton steps taken, and times the rows were read.
     converged : bool
         Whether `gradient` is below the tolerance.
-    separable : bool
-        Whether a plane separates the classes, so that only the penalty bounds the weights.
+    separable : bool or None
+        Whether a plane separates the classes, so that only the penalty bounds the weights. True: one was found that
+        has every row on its side. False: no plane has all rows further on their sides than `SURELY_OVERLAP` times the
+        norm of its weights and bias. None: `SEPARATION_STEPS` further steps over the rows decided neither.
     hessian : {'float32', 'float64'}
         Precision of the Hessian at the end.
     total_weight : float
@@ -78,7 +95,7 @@ class LogisticSolution:
     iterations: int
     passes: int
     converged: bool
-    separable: bool
+    separable: bool | None
     hessian: Literal["float32", "float64"]
     total_weight: float
 
@@ -120,41 +137,103 @@ def stream_logistic(
     Raises
     ------
     ProbeError
-        If C is not positive, a class is missing, or a value is not finite.
+        If C is out of its range, a class is missing, a value is not finite, a weight is negative, or `rows` returns
+        others the second time.
     """
-    if C <= 0:
-        msg = f"C is {C}; the inverse of the penalty must be above 0"
+    if not 0 < C < np.inf:
+        msg = f"C is {C}; the inverse of the penalty must be finite and above 0"
         raise ProbeError(msg)
     point = np.zeros(width + 1) if start is None else np.append(start.weights, start.bias)
-    return _Newton(rows, width, C).solve(point, tolerance, max_iterations)
+    sample = _Sample(_SAMPLE_ROWS * (width + 1))
+    newton = _Newton(rows, width, C, sample)
+    end = newton.descend(point, lambda now: now.size <= tolerance, max_iterations)
+    hessian: Literal["float32", "float64"] = "float32" if newton.single else "float64"
+    separable = end.now.margin > 0 or newton.separates(end.point, sample)
+    return LogisticSolution(
+        weights=end.point[:-1].copy(),
+        bias=float(end.point[-1]),
+        C=C,
+        gradient=end.now.size,
+        iterations=end.iterations,
+        passes=newton.passes,
+        converged=end.now.size <= tolerance,
+        separable=separable,
+        hessian=hessian,
+        total_weight=newton.total,
+    )
 
 
 class _Pass(NamedTuple):
-    """What one reading of the rows yields; losses are means and include the penalty."""
+    """What one reading of the rows yields; losses are means and include the penalty.
+
+    `margin` is the smallest logit towards the own side, `residual` the mean of absolute residuals.
+    """
 
     losses: NDArray[np.float64]
     gradient: NDArray[np.float64]
     margin: float
+    residual: float
+
+    @property
+    def size(self) -> float:
+        return float(np.abs(self.gradient).max())
+
+    @property
+    def decides(self) -> bool:
+        """Whether the classes are known to be apart or, if there is no penalty, to overlap."""
+        return self.margin > 0 or float(np.linalg.norm(self.gradient)) <= SURELY_OVERLAP * self.residual
+
+
+class _End(NamedTuple):
+    """Where a descent ended."""
+
+    point: NDArray[np.float64]
+    now: _Pass
+    iterations: int
+
+
+class _Sample:
+    """Rows of both classes, evenly thinned so that there are never more of one than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: tuple[list[NDArray[np.floating]], ...] = ([], [])
+        self._stride = [1, 1]
+        self._seen = [0, 0]
+
+    def add(self, X: NDArray[np.floating], y: NDArray[np.float64]) -> None:
+        for side in (0, 1):
+            mine = np.flatnonzero(y == side)
+            numbers = self._seen[side] + np.arange(len(mine))
+            self._kept[side].extend(row.copy() for row in X[mine[numbers % self._stride[side] == 0]])
+            self._seen[side] += len(mine)
+            while len(self._kept[side]) > self._most:
+                del self._kept[side][1::2]
+                self._stride[side] *= 2
+
+    def rows(self) -> list[Rows]:
+        return [Rows(np.stack(kept), np.full(len(kept), side)) for side, kept in enumerate(self._kept)]
 
 
 class _Newton:
     """State of a solution; a point is the weights with the bias at the end."""
 
-    def __init__(self, rows: Callable[[], Iterable[Rows]], width: int, C: float) -> None:
+    def __init__(self, rows: Callable[[], Iterable[Rows]], width: int, C: float, sample: _Sample | None = None) -> None:
         self.rows = rows
         self.width = width
-        self.C = C
-        self.single = C <= FLOAT32_MAX_C
-        self.total = self._count()
+        self.single = C <= FLOAT32_MAX_C or C == _NO_PENALTY
+        self.total = self._count(sample)
         self.penalty = 1 / (C * self.total)
         self.factor: tuple[NDArray[np.float64], bool] | None = None
         self.hessian = np.zeros((width + 1, width + 1))
         self.passes = 0
 
-    def solve(self, point: NDArray[np.float64], tolerance: float, max_iterations: int) -> LogisticSolution:
+    def descend(self, point: NDArray[np.float64], done: Callable[[_Pass], bool], max_iterations: int) -> _End:
+        """Take Newton steps until `done` says so of a pass."""
         now = self._read(point, np.zeros_like(point), curvature=True)
         loss, iterations, shrink = now.losses[0], 0, 1.0
-        while (size := np.abs(now.gradient).max()) > tolerance and iterations < max_iterations:
+        while not done(now) and iterations < max_iterations:
+            before = now.size
             direction = self._direction(point, now.gradient)
             after = self._read(point, direction, curvature=shrink > _REUSE_BELOW)
             length = self._step_length(loss, after.losses, float(now.gradient @ direction))
@@ -162,26 +241,20 @@ class _Newton:
             if length != 1:
                 after = self._read(point, np.zeros_like(point), curvature=True)
             now, loss = after, after.losses[0]
-            shrink = np.abs(now.gradient).max() / size
+            shrink = now.size / before
             self.single = self.single and shrink < 0.5
             iterations += 1
-        return self._solution(point, now, size, iterations, converged=bool(size <= tolerance))
+        return _End(point, now, iterations)
 
-    def _solution(
-        self, point: NDArray[np.float64], last: _Pass, size: float, iterations: int, *, converged: bool
-    ) -> LogisticSolution:
-        return LogisticSolution(
-            weights=point[:-1].copy(),
-            bias=float(point[-1]),
-            C=self.C,
-            gradient=float(size),
-            iterations=iterations,
-            passes=self.passes,
-            converged=converged,
-            separable=last.margin > 0,
-            hessian="float32" if self.single else "float64",
-            total_weight=self.total,
-        )
+    def separates(self, point: NDArray[np.float64], sample: _Sample) -> bool | None:
+        """Tell whether a plane separates the classes, from a point on; None if that is not known in the end."""
+        rows = sample.rows()
+        few = _Newton(lambda: rows, self.width, _NO_PENALTY).descend(point, lambda now: now.decides, SEPARATION_STEPS)
+        if few.now.decides and few.now.margin <= 0:
+            return False
+        self.penalty, self.single = 1 / (_NO_PENALTY * self.total), True
+        end = self.descend(few.point, lambda now: now.decides, SEPARATION_STEPS)
+        return end.now.margin > 0 if end.now.decides else None
 
     def _step_length(self, loss: float, losses: NDArray[np.float64], slope: float) -> float:
         """Return the longest step that lowers the loss enough; the full one once differences drown in rounding."""
@@ -205,7 +278,8 @@ class _Newton:
     def _read(self, point: NDArray[np.float64], direction: NDArray[np.float64], *, curvature: bool) -> _Pass:
         """Measure losses along a direction, and gradient (and with `curvature` the Hessian) at its end."""
         lengths = STEP_LENGTHS if direction.any() else STEP_LENGTHS[:1]
-        losses, gradient, margin = np.zeros(len(lengths)), np.zeros(self.width + 1), np.inf
+        losses, gradient = np.zeros(len(lengths)), np.zeros(self.width + 1)
+        margin, total, residuals = np.inf, 0.0, 0.0
         hessian = np.zeros_like(self.hessian)
         both = np.stack([point, direction], axis=1)
         for X, y, weight in self._tiles():
@@ -218,16 +292,25 @@ class _Newton:
             residual = weight * (probability - y)
             gradient[:-1] += residual @ X
             gradient[-1] += residual.sum()
+            residuals += np.abs(residual).sum()
+            total += weight.sum()
             if curvature:
                 _add_curvature(hessian, X, weight * probability * (1 - probability), single=self.single)
         self.passes += 1
+        self._require_same(total)
         if curvature:
             self._set_hessian(hessian)
         end_point = point + direction
         gradient = gradient / self.total
         gradient[:-1] += self.penalty * end_point[:-1]
         norms = np.square(point[:-1, None] + np.outer(direction[:-1], lengths)).sum(axis=0)
-        return _Pass(losses / self.total + 0.5 * self.penalty * norms, gradient, margin)
+        return _Pass(losses / self.total + 0.5 * self.penalty * norms, gradient, margin, residuals / self.total)
+
+    def _require_same(self, total: float) -> None:
+        if not math.isclose(total, self.total, rel_tol=1e-9):
+            advice = "give a callable that starts again from the first row each time"
+            msg = f"the rows of a logistic regression weigh {total:g} now and {self.total:g} at first; {advice}"
+            raise ProbeError(msg)
 
     def _set_hessian(self, sums: NDArray[np.float64]) -> None:
         self.hessian = sums / self.total
@@ -235,25 +318,34 @@ class _Newton:
         self.factor = None
 
     def _tiles(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+        for X, y, weight in self._known():
+            yield X.astype(np.float64, copy=False), y, weight
+
+    def _known(self) -> Iterator[tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]]:
+        """Yield the rows that count, in their own precision."""
         for X, y, sample_weight in self.rows():
             for start in range(0, len(X), TILE_ROWS):
                 part = slice(start, start + TILE_ROWS)
                 labels = np.asarray(y[part], np.float64)
                 weight = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight[part], np.float64)
-                known = (labels >= 0) & (weight > 0)
-                values = X[part] if known.all() else X[part][known]
-                yield values.astype(np.float64, copy=False), labels[known], weight[known]
+                known = (labels >= 0) & (weight != 0)
+                yield X[part] if known.all() else X[part][known], labels[known], weight[known]
 
-    def _count(self) -> float:
+    def _count(self, sample: _Sample | None) -> float:
         """Return the sum of weights, after making sure that there are two classes and only numbers."""
         total = np.zeros(2)
-        for X, y, weight in self._tiles():
+        for X, y, weight in self._known():
             if X.shape[1] != self.width or not np.isfinite(X).all():
                 msg = (
                     f"rows for a logistic regression are not finite or of another width than {self.width}; verify them"
                 )
                 raise ProbeError(msg)
+            if not (np.isfinite(weight) & (weight > 0)).all():
+                msg = "rows for a logistic regression have weights that are negative or not finite; correct them"
+                raise ProbeError(msg)
             total += [weight @ (y == 0), weight @ (y == 1)]
+            if sample is not None:
+                sample.add(X, y)
         if not total.all():
             found = "none" if not total.any() else ("only positive" if total[1] else "only negative")
             msg = f"a logistic regression needs patches of both classes, there are: {found}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ import torch
 from dlprobe.errors import ProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -19,71 +21,85 @@ if TYPE_CHECKING:
     from dlprobe.probes.multihead.workers import Workers
 
     Embeddings = NDArray[np.float16] | NDArray[np.float32]
+    Targets = Mapping[str, NDArray[np.int8] | NDArray[np.float32]]
 
 WindowWeights = Literal["poisson", "ones"]
-#: Rows that a thread converts at a time: a float32 tile of 768 features then takes 1.5 MB.
-TILE_ROWS = 512
+#: Rows that a thread converts at a time: a float32 tile of 768 features then takes 0.4 MB.
+TILE_ROWS = 128
 _POISSON_MAX = 20
 #: Share of a device's free memory that embeddings may take by default.
 DEVICE_SHARE = 0.7
 
 
 class HeadBatch(NamedTuple):
-    """Windows of one step.
+    """Windows of one step, at hand or to be read.
 
     Parameters
     ----------
     embeddings : ndarray of float16 or float32, shape (n, patches, width), or callable
-        A callable returns the array; it is called only if a window is not on the device already.
-    targets : mapping of str to ndarray of int8 or float32, shape (n, patches)
-        For each labelling scheme; ignored where negative or NaN.
+        A callable takes places in the batch, an ndarray of int64, and returns the embeddings of the windows there. It
+        is called in a thread of its own, one batch ahead, and only for windows that are not on the device already.
+    targets : mapping of str to ndarray of int8 or float32, shape (n, patches), or callable
+        For each labelling scheme; ignored where negative or NaN. A callable takes places, as that of the embeddings.
     groups : ndarray of int64, shape (n,)
         Group of each window. A window trains only the heads whose `train_groups` name its group; -1 trains none.
     windows : ndarray of int64, shape (n,)
-        Global numbers of the windows, from which their Poisson weights are drawn.
+        Global numbers of the windows, from which their Poisson weights are drawn and by which they are known again.
     """
 
-    embeddings: Embeddings | Callable[[], Embeddings]
-    targets: Mapping[str, NDArray[np.int8] | NDArray[np.float32]]
+    embeddings: Embeddings | Callable[[NDArray[np.int64]], Embeddings]
+    targets: Targets | Callable[[NDArray[np.int64]], Targets]
     groups: NDArray[np.int64]
     windows: NDArray[np.int64]
 
-    def read(self) -> Embeddings:
-        """Return the embeddings; raise `ProbeError` if there is not one row of patches for each window."""
-        found = self.embeddings() if callable(self.embeddings) else self.embeddings
-        if found.ndim != 3 or len(found) != len(self.windows):
-            msg = f"a batch of {len(self.windows)} windows has embeddings of shape {found.shape}; give one for each"
-            raise ProbeError(msg)
-        return found
+    def take(self, places: NDArray[np.int64]) -> HeadBatch:
+        """Return the windows at some places in ascending order; nothing is read."""
+        if len(places) == len(self.windows):
+            return self
+        embeddings, targets = self.embeddings, self.targets
+        return HeadBatch(
+            (lambda some: embeddings(places[some])) if callable(embeddings) else embeddings[places],
+            (lambda some: targets(places[some]))
+            if callable(targets)
+            else {scheme: each[places] for scheme, each in targets.items()},
+            self.groups[places],
+            self.windows[places],
+        )
 
-    def take(self, chosen: NDArray[np.bool_]) -> HeadBatch:
-        """Return the windows for which `chosen` is True."""
-        targets = {scheme: each[chosen] for scheme, each in self.targets.items()}
-        embeddings = (lambda: self.read()[chosen]) if callable(self.embeddings) else self.embeddings[chosen]
-        return HeadBatch(embeddings, targets, self.groups[chosen], self.windows[chosen])
+    def read(self) -> HeadBatch:
+        """Return the same windows with embeddings and targets at hand."""
+        everything = np.arange(len(self.windows))
+        return self._replace(
+            embeddings=self.embeddings(everything) if callable(self.embeddings) else self.embeddings,
+            targets=self.targets(everything) if callable(self.targets) else self.targets,
+        )
+
+
+def check_numbers(batch: HeadBatch) -> None:
+    """Raise `ProbeError` unless a batch has one group for each window."""
+    if batch.windows.ndim != 1 or batch.groups.shape != batch.windows.shape:
+        shapes = f"windows of shape {batch.windows.shape} and groups of shape {batch.groups.shape}"
+        msg = f"a batch has {shapes}; give one number of each for each window"
+        raise ProbeError(msg)
 
 
 def check_batch(batch: HeadBatch, schemes: Sequence[str], width: int) -> None:
-    """Raise `ProbeError` if the arrays of a batch do not fit together."""
-    if callable(batch.embeddings):
-        shape = next((each.shape for each in batch.targets.values()), batch.windows.shape)
-    else:
-        shape = batch.embeddings.shape
-    if not callable(batch.embeddings) and (len(shape) != 3 or shape[2] != width):
-        msg = (
-            f"a batch has embeddings of shape {shape}, its moments have width {width}; give (windows, patches, {width})"
-        )
+    """Raise `ProbeError` if the arrays of a batch that is at hand do not fit together."""
+    shape = cast("Embeddings", batch.embeddings).shape
+    if len(shape) != 3 or shape[0] != len(batch.windows):
+        msg = f"a batch of {len(batch.windows)} windows has embeddings of shape {shape}; give one for each"
         raise ProbeError(msg)
-    for name, found in (("groups", batch.groups.shape), ("windows", batch.windows.shape)):
-        if found != shape[:1]:
-            msg = f"a batch of {shape[0]} windows has {name} of shape {found}; give one number for each window"
-            raise ProbeError(msg)
+    if shape[2] != width:
+        what = f"a batch has embeddings of shape {shape}, of width {shape[2]}"
+        msg = f"{what}, its moments have width {width}; give (windows, patches, {width})"
+        raise ProbeError(msg)
+    targets = cast("Targets", batch.targets)
     for scheme in schemes:
-        if scheme not in batch.targets:
-            msg = f"a batch has no targets for scheme {scheme!r}; it has {', '.join(batch.targets) or 'none'}"
+        if scheme not in targets:
+            msg = f"a batch has no targets for scheme {scheme!r}; it has {', '.join(targets) or 'none'}"
             raise ProbeError(msg)
-        if batch.targets[scheme].shape != shape[:2]:
-            msg = f"targets of scheme {scheme!r} have shape {batch.targets[scheme].shape}, the patches {shape[:2]}"
+        if targets[scheme].shape != shape[:2]:
+            msg = f"targets of scheme {scheme!r} have shape {targets[scheme].shape}, the patches {shape[:2]}"
             raise ProbeError(msg)
 
 
@@ -143,8 +159,25 @@ class WindowCounter:
         return counts
 
 
+class Loaded(NamedTuple):
+    """Embeddings (windows, patches, width) and targets (windows, patches) of each scheme, as tensors."""
+
+    embeddings: torch.Tensor
+    targets: dict[str, torch.Tensor]
+
+    @property
+    def window_bytes(self) -> int:
+        """Memory of one window."""
+        tensors = [self.embeddings, *self.targets.values()]
+        return sum(each[:1].numel() * each.element_size() for each in tensors)
+
+    def apply(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Loaded:
+        """Return what a function makes of each tensor."""
+        return Loaded(function(self.embeddings), {name: function(each) for name, each in self.targets.items()})
+
+
 class ResidentWindows:
-    """Windows by their global numbers, in the dtype they came in, up to a number of bytes.
+    """Windows and their targets by their global numbers, in the dtype they came in, up to a number of bytes.
 
     Parameters
     ----------
@@ -160,41 +193,137 @@ class ResidentWindows:
             capacity_bytes = int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
         self._capacity_bytes = capacity_bytes
         self._slots: dict[int, tuple[int, int]] = {}
-        self._chunks: list[torch.Tensor] = []
+        self._chunks: list[Loaded] = []
         self._used_bytes = 0
 
-    def embeddings(self, batch: HeadBatch) -> torch.Tensor:
-        """Return the embeddings of a batch, (n, patches, width), reading them unless all are here."""
-        numbers = batch.windows.tolist()
-        if numbers and all(number in self._slots for number in numbers):
-            return self._gather(numbers)
-        read = as_tensor(batch.read())
-        if not self._capacity_bytes:
-            return read
-        moved = read.to(self._device)
-        self._keep(batch.windows, moved)
-        return moved
+    def missing(self, batch: HeadBatch) -> NDArray[np.int64]:
+        """Return the places in a batch of the windows that are not here."""
+        return np.flatnonzero([number not in self._slots for number in batch.windows.tolist()])
 
-    def _gather(self, numbers: list[int]) -> torch.Tensor:
-        places = np.array([self._slots[number] for number in numbers])
-        first = self._chunks[places[0, 0]]
-        result = torch.empty((len(numbers), *first.shape[1:]), dtype=first.dtype, device=self._device)
-        for chunk in np.unique(places[:, 0]):
-            here = np.flatnonzero(places[:, 0] == chunk)
-            rows = torch.from_numpy(places[here, 1]).to(self._device)
-            result[torch.from_numpy(here).to(self._device)] = self._chunks[chunk][rows]
+    def load(
+        self, batch: HeadBatch, missing: NDArray[np.int64], read: HeadBatch | None, schemes: Sequence[str]
+    ) -> Loaded:
+        """Return a batch whose missing windows have been read; keep those, as long as there is room.
+
+        Parameters
+        ----------
+        batch : HeadBatch
+        missing : ndarray of int64
+            Places in the batch, as `missing` returned them.
+        read : HeadBatch or None
+            The windows there, at hand; None if there are none.
+        schemes : sequence of str
+            Whose targets are wanted.
+
+        Returns
+        -------
+        Loaded
+        """
+        parts = list(self._resident(batch, missing))
+        if read is not None:
+            fresh = self._fetch(read, schemes)
+            if len(missing) == len(batch.windows):
+                return fresh
+            parts.append((missing, fresh, np.arange(len(missing))))
+        if not parts:
+            return Loaded(torch.empty((0, 1, 1)), {scheme: torch.empty((0, 1)) for scheme in schemes})
+        result = parts[0][1].apply(lambda each: each.new_empty((len(batch.windows), *each.shape[1:])))
+        for places, source, rows in parts:
+            to, of = (torch.from_numpy(each).to(self._device) for each in (places, rows))
+            result.embeddings[to] = source.embeddings[of]
+            for scheme in schemes:
+                result.targets[scheme][to] = source.targets[scheme][of]
         return result
 
-    def _keep(self, windows: NDArray[np.int64], moved: torch.Tensor) -> None:
-        """Keep those windows of a batch that are new, as long as there is room."""
+    def _fetch(self, read: HeadBatch, schemes: Sequence[str]) -> Loaded:
+        targets = cast("Targets", read.targets)
+        fresh = Loaded(as_tensor(read.embeddings), {scheme: as_tensor(targets[scheme]) for scheme in schemes})
+        if not self._capacity_bytes:
+            return fresh
+        moved = fresh.apply(lambda each: each.to(self._device))
+        self._keep(read.windows, moved)
+        return moved
+
+    def _resident(
+        self, batch: HeadBatch, missing: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], Loaded, NDArray[np.int64]]]:
+        """Yield places in a batch of windows that lie in one chunk, the chunk, and their rows in it."""
+        there = np.setdiff1d(np.arange(len(batch.windows)), missing)
+        slots = np.array([self._slots[number] for number in batch.windows[there].tolist()]).reshape(-1, 2)
+        for chunk in np.unique(slots[:, 0]):
+            here = slots[:, 0] == chunk
+            yield there[here], self._chunks[chunk], slots[here, 1]
+
+    def _keep(self, windows: NDArray[np.int64], moved: Loaded) -> None:
+        """Keep those windows that are new, as long as there is room."""
         new = [i for i, number in enumerate(windows.tolist()) if number not in self._slots]
-        size = moved[:1].numel() * moved.element_size()
+        size = moved.window_bytes
         new = new[: max(0, (self._capacity_bytes - self._used_bytes) // max(size, 1))]
         if not new:
             return
         self._used_bytes += len(new) * size
         self._slots.update({int(windows[i]): (len(self._chunks), row) for row, i in enumerate(new)})
-        self._chunks.append(moved[torch.tensor(new, device=self._device)])
+        self._chunks.append(moved.apply(lambda each: each[torch.tensor(new, device=self._device)]))
+
+
+class Job(NamedTuple):
+    """A batch without windows that count for no head, how often the others do, and what has to be read of it."""
+
+    batch: HeadBatch
+    counts: NDArray[np.float32]
+    missing: NDArray[np.int64]
+    read: Callable[[], HeadBatch | None]
+
+
+def read_ahead(
+    batches: Iterable[HeadBatch],
+    counter: WindowCounter,
+    resident: ResidentWindows,
+    check: Callable[[HeadBatch], None],
+) -> Generator[Job]:
+    """Yield a job for each batch; a thread reads the next batch that is not at hand meanwhile.
+
+    Parameters
+    ----------
+    batches : iterable of HeadBatch
+    counter : WindowCounter
+    resident : ResidentWindows
+    check : callable
+        Raises if the arrays of a batch that is at hand do not fit together.
+
+    Yields
+    ------
+    Job
+    """
+    with ThreadPoolExecutor(1, "dlprobe-fit-read") as pool:
+        waiting: Job | None = None
+        for batch in batches:
+            check_numbers(batch)
+            lazy = callable(batch.embeddings) or callable(batch.targets)
+            if not lazy:
+                check(batch)
+            counts = counter(batch)
+            used = np.flatnonzero(counts.max(axis=1) > 0)
+            wanted = batch.take(used)
+            missing = resident.missing(wanted)
+            read: Callable[[], HeadBatch | None] = partial(_read, wanted, missing, check)
+            read = pool.submit(read).result if lazy else read
+            if waiting is not None:
+                yield waiting
+            waiting = Job(wanted, counts[used], missing, read)
+            if not lazy:
+                yield waiting
+                waiting = None
+        if waiting is not None:
+            yield waiting
+
+
+def _read(batch: HeadBatch, missing: NDArray[np.int64], check: Callable[[HeadBatch], None]) -> HeadBatch | None:
+    if not len(missing):
+        return None
+    found = batch.take(missing).read()
+    check(found)
+    return found
 
 
 class Centring:
@@ -240,7 +369,7 @@ class Centring:
             result[start:stop].copy_(tile)
 
 
-def as_tensor(array: NDArray[np.generic]) -> torch.Tensor:
+def as_tensor(array: Any) -> torch.Tensor:
     """Return a tensor on the memory of a contiguous array, which may be read-only: nothing here writes to it."""
     contiguous = np.ascontiguousarray(array)
     if contiguous.flags.writeable:

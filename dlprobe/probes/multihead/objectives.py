@@ -1,12 +1,15 @@
 """Objectives: each turns the logits of its columns into gradients by logit, in place, and returns their losses.
 
-All see a batch in two sweeps of tiles: the first makes sums over patches, the second gradients from these sums.
+All see a batch in two sweeps of tiles: the first makes sums over patches, the second gradients from these sums. What
+lies between the matrix products is float32 in both, whatever the logits are: a sigmoid in bfloat16 is 1 from a logit of
+6 on, and a patch that is wrong there would have no gradient.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -21,8 +24,10 @@ if TYPE_CHECKING:
 
     from dlprobe.probes.multihead.workers import Workers
 
-#: Numbers of a tile between the matrix products, so that it stays in the cache of the processor.
-TILE_NUMBERS = 1 << 18
+#: Numbers of a tile between the matrix products; two of them, 1 MB in float32, stay in the cache of a processor.
+TILE_NUMBERS = 1 << 17
+#: Windows and patches.
+Tile = tuple[slice, slice]
 FOCAL_POWER = 2  # Lin et al. 2017, section 4.1
 
 
@@ -31,7 +36,7 @@ class Labels(NamedTuple):
 
     Parameters
     ----------
-    basis : Tensor, shape (windows, patches, classes + 1)
+    basis : Tensor of float32, shape (windows, patches, classes + 1)
         Target or class indicators, and membership, of every patch; zeros where it is ignored.
     sums : Tensor of float32, shape (windows, classes + 1)
         Of `basis` over patches.
@@ -56,23 +61,40 @@ class Importance(NamedTuple):
     positive: Tensor
 
 
+class Slopes(NamedTuple):
+    """What an objective finds beside the gradients by logit.
+
+    Parameters
+    ----------
+    loss : Tensor of float32, shape (columns,)
+    bias : Tensor of float32, shape (columns,)
+        Sum of the gradients over all patches.
+    """
+
+    loss: Tensor
+    bias: Tensor
+
+
 class Objective(Protocol):
     """What is minimised, for columns that share it and a scheme."""
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
+    def differentiate(
+        self, logits: Tensor, bias: Tensor, labels: Labels, importance: Importance, workers: Workers
+    ) -> Slopes:
         """Turn logits into gradients by logit, in place.
 
         Parameters
         ----------
         logits : Tensor, shape (windows, patches, columns)
+            Without their bias.
+        bias : Tensor of float32, shape (columns,)
         labels : Labels
         importance : Importance
         workers : Workers
 
         Returns
         -------
-        Tensor of float32, shape (columns,)
-            The losses.
+        Slopes
         """
         ...
 
@@ -80,34 +102,44 @@ class Objective(Protocol):
 class Tiled(ABC):
     """An objective that needs no more of a batch than sums over patches."""
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
-        """Turn logits into gradients by logit, in place, and return the losses."""
+    def differentiate(
+        self, logits: Tensor, bias: Tensor, labels: Labels, importance: Importance, workers: Workers
+    ) -> Slopes:
+        """Turn logits into gradients by logit, in place, and return losses and gradients by bias."""
 
         def gather(part: slice) -> list[Tensor]:
-            return [self._gather(logits[tile], labels.basis[tile]) for tile in tile_windows(logits, part)]
+            scratch = _Scratch(logits, bias)
+            return [
+                torch.stack([self._gather(scratch.load(tile), labels.basis[tile]) for tile in tiles]).sum(dim=0)
+                for tiles in cut_tiles(logits, part)
+            ]
 
-        sums = torch.cat([tile for part in workers.map(gather, len(logits), logits.numel()) for tile in part])
-        loss, settled = self._settle(sums, labels, importance)
-        coefficients = settled.to(logits.dtype)
+        sums = torch.cat([each for part in workers.map(gather, len(logits), logits.numel()) for each in part])
+        loss, coefficients = self._settle(sums, labels, importance)
 
-        def slope(part: slice) -> None:
-            for tile in tile_windows(logits, part):
-                self._slope(logits[tile], labels.basis[tile], coefficients[tile])
+        def slope(part: slice) -> Tensor:
+            scratch = _Scratch(logits, bias)
+            total = torch.zeros_like(bias)
+            for tile in chain.from_iterable(cut_tiles(logits, part)):
+                values = scratch.load(tile)
+                self._slope(values, labels.basis[tile], coefficients[tile[0]], scratch)
+                logits[tile].copy_(values)
+                total += values.sum(dim=(0, 1))
+            return total
 
-        workers.map(slope, len(logits), logits.numel())
-        return loss
+        return Slopes(loss, torch.stack(workers.map(slope, len(logits), logits.numel())).sum(dim=0))
 
     @abstractmethod
     def _gather(self, logits: Tensor, basis: Tensor) -> Tensor:
-        """Return sums over the patches of each window, (windows, k, columns); may change `logits` for `_slope`."""
+        """Return sums over the patches of each window, (windows, k, columns); may overwrite `logits`."""
 
     @abstractmethod
     def _settle(self, sums: Tensor, labels: Labels, importance: Importance) -> tuple[Tensor, Tensor]:
         """Return losses (columns,), and coefficients (windows, k, columns) for `_slope`."""
 
     @abstractmethod
-    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor) -> None:
-        """Overwrite what `_gather` left with gradients by logit."""
+    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor, scratch: _Scratch) -> None:
+        """Overwrite logits with gradients by logit."""
 
 
 class Region(Tiled):
@@ -144,8 +176,9 @@ class Region(Tiled):
         terms = self._terms(overlap, predicted, positives, positive_weight=importance.positive)
         return terms.loss, torch.stack([counts * terms.slope, counts * terms.level], dim=1)
 
-    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor) -> None:
-        logits.addcmul_(logits, logits, value=-1).mul_(basis @ coefficients)
+    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor, scratch: _Scratch) -> None:
+        logits.sigmoid_()
+        logits.addcmul_(logits, logits, value=-1).mul_(scratch.product(basis, coefficients))
 
 
 class SoftmaxDice(Region):
@@ -176,11 +209,12 @@ class SoftmaxDice(Region):
         mean = self._by_head(losses).mean(dim=1).repeat_interleave(self._classes)
         return mean, coefficients / self._classes
 
-    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor) -> None:
+    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor, scratch: _Scratch) -> None:
         probabilities = self._by_head(logits)
-        slopes = self._by_head(basis @ coefficients)
+        probabilities.copy_(probabilities.softmax(dim=-1))
+        slopes = self._by_head(scratch.product(basis, coefficients))
         mean = (probabilities * slopes).sum(dim=-1, keepdim=True)
-        probabilities.mul_(slopes - mean)
+        probabilities.mul_(slopes.sub_(mean))
 
     def _by_head(self, columns: Tensor) -> Tensor:
         return columns.view(*columns.shape[:-1], -1, self._classes)
@@ -190,9 +224,7 @@ class CrossEntropy(Tiled):
     """Binary cross-entropy, averaged over the patches that count (torch's, with ``pos_weight``)."""
 
     def _gather(self, logits: Tensor, basis: Tensor) -> Tensor:
-        sums = _cross_entropy_sums(logits, basis)
-        logits.sigmoid_()
-        return sums
+        return _cross_entropy_sums(logits, basis)
 
     def _settle(self, sums: Tensor, labels: Labels, importance: Importance) -> tuple[Tensor, Tensor]:
         share = _share_of_patches(labels, importance)
@@ -203,8 +235,9 @@ class CrossEntropy(Tiled):
         heavier = importance.positive * share
         return torch.stack([heavier - share, share, -heavier], dim=1)
 
-    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor) -> None:
-        logits.mul_(basis @ coefficients[:, :2]).add_(basis[..., :1] * coefficients[:, 2:])
+    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor, scratch: _Scratch) -> None:
+        logits.sigmoid_().mul_(scratch.product(basis, coefficients[:, :2]))
+        logits.add_(scratch.product(basis[..., :1], coefficients[:, 2:]))
 
 
 class RegionAndCrossEntropy(Tiled):
@@ -221,17 +254,17 @@ class RegionAndCrossEntropy(Tiled):
 
     def _gather(self, logits: Tensor, basis: Tensor) -> Tensor:
         entropy = self._entropy._gather(logits, basis)
-        return torch.cat([_sums(logits, basis), entropy], dim=1)
+        return torch.cat([self._region._gather(logits, basis), entropy], dim=1)
 
     def _settle(self, sums: Tensor, labels: Labels, importance: Importance) -> tuple[Tensor, Tensor]:
         region, region_terms = self._region._settle(sums[:, :2], labels, importance)
         entropy, entropy_terms = self._entropy._settle(sums[:, 2:], labels, importance)
         return region + entropy, torch.cat([region_terms, entropy_terms], dim=1)
 
-    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor) -> None:
+    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor, scratch: _Scratch) -> None:
         by_region = logits.clone()
-        self._region._slope(by_region, basis, coefficients[:, :2])
-        self._entropy._slope(logits, basis, coefficients[:, 2:])
+        self._region._slope(by_region, basis, coefficients[:, :2], scratch)
+        self._entropy._slope(logits, basis, coefficients[:, 2:], scratch)
         logits.add_(by_region)
 
 
@@ -248,11 +281,11 @@ class Focal(Tiled):
         heavier = importance.positive * share
         return (heavier * sums[:, 0] + share * sums[:, 1]).sum(dim=0), torch.stack([heavier, share], dim=1)
 
-    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor) -> None:
+    def _slope(self, logits: Tensor, basis: Tensor, coefficients: Tensor, scratch: _Scratch) -> None:
         miss, false_alarm = _focal(logits)[1], _focal(-logits)[1]
         known = basis[..., 1:] - basis[..., :1]
-        miss.mul_(basis[..., :1] * coefficients[:, :1])
-        logits.copy_(miss.addcmul_(false_alarm, known * coefficients[:, 1:], value=-1))
+        miss.mul_(scratch.product(basis[..., :1], coefficients[:, :1]))
+        logits.copy_(miss.addcmul_(false_alarm, scratch.product(known, coefficients[:, 1:]), value=-1))
 
 
 class Lovasz:
@@ -261,24 +294,30 @@ class Lovasz:
     Errors are sorted for each column, in float32; targets are decided at one half.
     """
 
-    def differentiate(self, logits: Tensor, labels: Labels, importance: Importance, workers: Workers) -> Tensor:
-        """Turn logits into gradients by logit, in place, and return the losses; threads share out the columns."""
-        parts = workers.map(lambda part: self._columns(logits[..., part], labels, importance, part), logits.shape[-1])
-        return torch.cat(parts)
+    def differentiate(
+        self, logits: Tensor, bias: Tensor, labels: Labels, importance: Importance, workers: Workers
+    ) -> Slopes:
+        """Turn logits into gradients by logit, in place, and return the rest; threads share out the columns."""
 
-    def _columns(self, logits: Tensor, labels: Labels, importance: Importance, part: slice) -> Tensor:
-        importance = Importance(importance.counts[:, part], importance.positive[part])
+        def columns(part: slice) -> Slopes:
+            mine = Importance(importance.counts[:, part], importance.positive[part])
+            return self._columns(logits[..., part], bias[part], labels, mine)
+
+        loss, total = zip(*workers.map(columns, logits.shape[-1]), strict=True)
+        return Slopes(torch.cat(loss), torch.cat(total))
+
+    def _columns(self, logits: Tensor, bias: Tensor, labels: Labels, importance: Importance) -> Slopes:
         target = _exact(labels.basis[..., :1] >= 0.5)
         weight = _exact(labels.basis[..., 1:]) * importance.counts[:, None, :]
         weight = weight * torch.where(target > 0, importance.positive, 1.0)
         signs = (2 * target - 1).expand_as(weight).flatten(0, 1)
-        errors, order = (1 - _exact(logits).flatten(0, 1) * signs).sort(dim=0, descending=True)
+        errors, order = (1 - (_exact(logits) + bias).flatten(0, 1) * signs).sort(dim=0, descending=True)
         weight = weight.flatten(0, 1).gather(0, order)
         found = weight * (signs.gather(0, order) > 0)
         steps = _jaccard_steps(found, weight)
         gradient = torch.where(errors > 0, -steps, 0) * signs.gather(0, order)
         logits.copy_(torch.empty_like(gradient).scatter_(0, order, gradient).view_as(logits))
-        return (errors.clamp_min(0) * steps).sum(dim=0)
+        return Slopes((errors.clamp_min(0) * steps).sum(dim=0), gradient.sum(dim=0))
 
 
 def objective(name: str, classes: int, smooth: float) -> Objective:
@@ -311,16 +350,47 @@ def objective(name: str, classes: int, smooth: float) -> Objective:
     return made[name]()
 
 
-def tile_windows(logits: Tensor, part: slice) -> list[slice]:
-    """Return slices of a part of the windows that are worked on together; all of them on a device."""
-    n_windows, patches, columns = logits.shape
-    step = n_windows if logits.is_cuda else max(1, TILE_NUMBERS // (patches * columns))
-    return [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
+def cut_tiles(logits: Tensor, part: slice) -> list[list[Tile]]:
+    """Cut a part of the windows into lists of tiles that share their windows; all of them are one tile on a device."""
+    _, patches, columns = logits.shape
+    if logits.is_cuda:
+        return [[(part, slice(0, patches))]]
+    windows = max(1, TILE_NUMBERS // (patches * columns))
+    rows = max(1, TILE_NUMBERS // columns)
+    within = [slice(start, min(start + rows, patches)) for start in range(0, patches, rows)]
+    outer = [slice(start, min(start + windows, part.stop)) for start in range(part.start, part.stop, windows)]
+    return [[(each, inner) for inner in within] for each in outer]
+
+
+class _Scratch:
+    """Two tiles of one thread, float32 or float64 if the logits are, which it uses again and again."""
+
+    def __init__(self, logits: Tensor, bias: Tensor) -> None:
+        self._logits = logits
+        self._bias = bias
+        self._kind = torch.promote_types(logits.dtype, torch.float32)
+        self._values = torch.empty(0, dtype=self._kind, device=logits.device)
+        self._product = torch.empty_like(self._values)
+
+    def load(self, tile: Tile) -> Tensor:
+        """Return a copy of a tile of the logits with their bias, valid until the next."""
+        logits = self._logits[tile]
+        if len(self._values) < logits.numel():
+            self._values = torch.empty(logits.numel(), dtype=self._kind, device=logits.device)
+        return self._values[: logits.numel()].view(logits.shape).copy_(logits).add_(self._bias)
+
+    def product(self, basis: Tensor, coefficients: Tensor) -> Tensor:
+        """Return coefficients spread over the patches of a tile, valid until the next."""
+        shape = (*basis.shape[:2], coefficients.shape[2])
+        needed = shape[0] * shape[1] * shape[2]
+        if len(self._product) < needed:
+            self._product = torch.empty(needed, dtype=self._kind, device=basis.device)
+        return torch.bmm(basis, coefficients, out=self._product[:needed].view(shape))
 
 
 def _sums(values: Tensor, basis: Tensor) -> Tensor:
     """Return sums over patches of values times each column of the basis, (windows, k, columns)."""
-    return _exact(basis.transpose(1, 2) @ values)
+    return basis.transpose(1, 2) @ values
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -141,27 +141,26 @@ class PanelEngine:
             for each in self._gradients:
                 each.zero_()
             return self._gradients
-        weights, bias = folded.weights.to(self._dtype), folded.bias.to(self._dtype)
+        weights = folded.weights.to(self._dtype)
         for panel in self._panels:
             logits = self._buffer(len(counts), rows, panel)
             flat = logits.view(len(rows), -1)
-            self._forward(rows, weights[panel.columns], bias[panel.columns], flat)
+            self._forward(rows, weights[panel.columns], flat)
             for run in panel.runs:
-                self._differentiate(logits[..., run.columns], run, panel.columns.start, labels[run.scheme], counts)
+                columns = slice(panel.columns.start + run.columns.start, panel.columns.start + run.columns.stop)
+                bias = folded.bias[columns]
+                self._differentiate(
+                    logits[..., run.columns], bias, run, columns, labels=labels[run.scheme], counts=counts
+                )
             self._backward(rows, flat, panel)
         return self._gradients
 
-    def _forward(self, rows: Tensor, weights: Tensor, bias: Tensor, logits: Tensor) -> None:
-        self._workers.map(lambda part: torch.addmm(bias, rows[part], weights.T, out=logits[part]), len(rows))
+    def _forward(self, rows: Tensor, weights: Tensor, logits: Tensor) -> None:
+        self._workers.map(lambda part: torch.mm(rows[part], weights.T, out=logits[part]), len(rows))
 
     def _backward(self, rows: Tensor, gradients: Tensor, panel: Panel) -> None:
-        def multiply(part: slice) -> tuple[Tensor, Tensor]:
-            mine = gradients[part]
-            return (mine.T @ rows[part]).float(), mine.sum(dim=0, dtype=torch.float32)
-
-        weights, bias = zip(*self._workers.map(multiply, len(rows)), strict=True)
-        torch.sum(torch.stack(weights), dim=0, out=self._gradients.weights[panel.columns])
-        torch.sum(torch.stack(bias), dim=0, out=self._gradients.bias[panel.columns])
+        parts = self._workers.map(lambda part: (gradients[part].T @ rows[part]).float(), len(rows))
+        torch.sum(torch.stack(parts), dim=0, out=self._gradients.weights[panel.columns])
 
     def _buffer(self, n_windows: int, rows: Tensor, panel: Panel) -> Tensor:
         n_columns = panel.columns.stop - panel.columns.start
@@ -170,12 +169,14 @@ class PanelEngine:
             self._logits = torch.empty(needed, dtype=self._dtype, device=rows.device)
         return self._logits[:needed].view(n_windows, len(rows) // n_windows, n_columns)
 
-    def _differentiate(self, logits: Tensor, run: Run, start: int, labels: Labels, counts: Tensor) -> None:
-        """Turn the logits of a run into gradients by logit, in place, and note its losses."""
-        columns = slice(start + run.columns.start, start + run.columns.stop)
+    def _differentiate(
+        self, logits: Tensor, bias: Tensor, run: Run, columns: slice, *, labels: Labels, counts: Tensor
+    ) -> None:
+        """Turn the logits of a run into gradients by logit, in place, and note its losses and gradients by bias."""
         importance = Importance(counts[:, columns], self._positive_weight[columns])
         minimised = self._objectives[run.objective, run.scheme]
-        self._gradients.loss[columns] = minimised.differentiate(logits, labels, importance, self._workers)
+        found = minimised.differentiate(logits, bias, labels, importance, self._workers)
+        self._gradients.loss[columns], self._gradients.bias[columns] = found.loss, found.bias
         if run.objective == "dice-window":
             sizes = logits.abs().sum(dim=1, dtype=torch.float32)
             lone = (labels.sums[:, -2] == 0).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,11 +14,12 @@ from dlprobe.probes.losses import SMOOTH, target_basis
 from dlprobe.probes.multihead.batches import (
     Centring,
     HeadBatch,
+    Job,
     ResidentWindows,
     WindowCounter,
     WindowWeights,
-    as_tensor,
     check_batch,
+    read_ahead,
 )
 from dlprobe.probes.multihead.columns import Columns
 from dlprobe.probes.multihead.ledger import FittedHead, Ledger, identity_of_fit, read_checkpoint, write_checkpoint
@@ -91,9 +93,9 @@ def fit_heads(
     checkpoint : str or Path, optional
         Written after each epoch; if it exists, the fit goes on from it.
     resident_bytes : int, optional
-        Memory in which embeddings stay on the device from one epoch to the next, so that they are copied there once,
-        and those of batches whose `embeddings` is a callable are read once. By default 70 % of what a CUDA device has
-        free, and none on a CPU.
+        Memory in which windows stay on the device from one epoch to the next, with their targets, so that they are
+        copied there once; of batches with callables only the other windows are read. By default 70 % of what a CUDA
+        device has free, and none on a CPU.
     progress : callable, optional
         Called after every step with the steps taken and the steps planned.
 
@@ -197,42 +199,38 @@ class _Fit:
         taken = 0
         planned = self.settings["epochs"] * self.steps_per_epoch
         self.totals.zero_()
-        for batch in batches:
-            if taken < self.steps_per_epoch:
-                self.step(batch, epoch * self.steps_per_epoch + taken, first=epoch == 0)
-            taken += 1
-            if taken > self.steps_per_epoch:
-                break
-            if progress is not None:
-                progress(epoch * self.steps_per_epoch + taken, planned)
+        jobs = read_ahead(
+            batches, self.counter, self.resident, lambda batch: check_batch(batch, self.schemes, self.width)
+        )
+        with closing(jobs):
+            for job in jobs:
+                if taken < self.steps_per_epoch:
+                    self.step(job, epoch * self.steps_per_epoch + taken, first=epoch == 0)
+                taken += 1
+                if taken > self.steps_per_epoch:
+                    break
+                if progress is not None:
+                    progress(epoch * self.steps_per_epoch + taken, planned)
         if taken != self.steps_per_epoch:
             found = "more than" if taken > self.steps_per_epoch else f"{taken} batches,"
             msg = f"epoch {epoch} has {found} {self.steps_per_epoch} planned; correct steps_per_epoch"
             raise ProbeError(msg)
 
-    def step(self, batch: HeadBatch, number: int, *, first: bool) -> None:
+    def step(self, job: Job, number: int, *, first: bool) -> None:
         """Take one step of all running heads."""
-        check_batch(batch, self.schemes, self.width)
-        counts = self.counter(batch)
-        used = counts.max(axis=1) > 0
-        if not used.all():
-            batch, counts = batch.take(used), counts[used]
-        embeddings = self.resident.embeddings(batch)
-        if embeddings.shape[-1] != self.width:
-            msg = f"a batch has embeddings of width {embeddings.shape[-1]}, its moments have width {self.width}"
-            raise ProbeError(msg)
+        loaded = self.resident.load(job.batch, job.missing, job.read(), self.schemes)
         with self.workers.alone():
-            labels = {scheme: self._labels(batch.targets[scheme], self.classes[scheme]) for scheme in self.schemes}
+            labels = {scheme: self._labels(loaded.targets[scheme], self.classes[scheme]) for scheme in self.schemes}
             if first:
-                self._note_targets(labels, counts)
-            times = torch.from_numpy(counts).to(self.device)
-            found = self.engine(self.centring(embeddings), self.columns.folded(), labels, times)
+                self._note_targets(labels, job.counts)
+            times = torch.from_numpy(job.counts).to(self.device)
+            found = self.engine(self.centring(loaded.embeddings), self.columns.folded(), labels, times)
             self.columns.update(found.weights, found.bias, number)
             self.totals += torch.stack([found.loss, found.lone, found.all])
 
-    def _labels(self, targets: NDArray[np.generic], classes: int) -> Labels:
-        basis = target_basis(as_tensor(targets).to(self.device), torch.float32, classes)
-        return Labels(basis.to(self.dtype), basis.sum(dim=1))
+    def _labels(self, targets: torch.Tensor, classes: int) -> Labels:
+        basis = target_basis(targets.to(self.device), torch.float32, classes)
+        return Labels(basis, basis.sum(dim=1))
 
     def _note_targets(self, labels: Mapping[str, Labels], counts: NDArray[np.float32]) -> None:
         """Add up how many positive and negative patches each column has been shown."""
@@ -338,8 +336,15 @@ def _check(heads: Sequence[HeadSpec], settings: Mapping[str, Any]) -> None:
 
 
 def _device(name: str) -> torch.device:
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        msg = f"device {name!r} was asked for, but this machine shows no CUDA device; use --device cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        msg = f"heads are not fitted on device {name!r}; write cpu, cuda or cuda:N (--device)"
+        raise ProbeError(msg)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"has {torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "shows no CUDA device"
+        msg = f"device {name!r} was asked for, but this machine {found}; use --device cpu"
         raise ProbeError(msg)
     return device

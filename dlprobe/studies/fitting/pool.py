@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.cache import open_cache
+from dlprobe.cache.stream import groups as mixed_groups
 from dlprobe.data import label_patches
 from dlprobe.errors import CacheError, DataError
 from dlprobe.probes import GroupMoments, HeadBatch
@@ -19,15 +20,19 @@ from dlprobe.studies.pixels import IMAGE_KEY, PixelGrid
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from dlprobe.cache import FeatureCache
     from dlprobe.spec import ModelSpec
 
+    _Reader = Callable[[int, NDArray[np.bool_], int | None], Iterator["PooledBlock"]]
+
 #: Windows that are mixed at a time when several caches are pooled.
 _ROUND_WINDOWS = 64
+#: Blocks of one cache that are mixed at a time.
+_BUFFER_BLOCKS = 2
 #: What makes two windows of different caches the same piece of the same image.
 WINDOW_KEY = ["dataset", "path", "view", "y", "x", "h", "w"]
 
@@ -128,16 +133,57 @@ class CachePool:
 
     def blocks(self, selected: NDArray[np.bool_], seed: int | None = None) -> Iterator[PooledBlock]:
         """Iterate over the kept windows among `selected`: in stored order, or shuffled by `seed`."""
+        yield from self._streamed(selected, seed, self._cache_blocks)
+
+    def order(self, selected: NDArray[np.bool_], seed: int) -> Iterator[NDArray[np.int64]]:
+        """Iterate over the numbers of the windows that `blocks` reads, in its order; nothing is read."""
+        for block in self._streamed(selected, seed, self._cache_order):
+            yield block.windows
+
+    def _streamed(self, selected: NDArray[np.bool_], seed: int | None, read: _Reader) -> Iterator[PooledBlock]:
         wanted = selected & self.kept
         parts = [wanted[start:stop] for start, stop in pairwise(self._starts)]
-        streams = [
-            (self._cache_blocks(number, part, seed), int(part.sum())) for number, part in enumerate(parts) if part.any()
-        ]
+        streams = [(read(number, part, seed), int(part.sum())) for number, part in enumerate(parts) if part.any()]
         yield from (block for stream, _ in streams for block in stream) if seed is None else _mixed(streams, seed)
 
     def _cache_blocks(self, number: int, wanted: NDArray[np.bool_], seed: int | None) -> Iterator[PooledBlock]:
-        for block in self.caches[number].blocks(seed=seed, windows=wanted):
+        for block in self.caches[number].blocks(seed=seed, windows=wanted, buffer_blocks=_BUFFER_BLOCKS):
             yield PooledBlock(block.embeddings, block.coverage, block.windows + self._starts[number])
+
+    def _cache_order(self, number: int, wanted: NDArray[np.bool_], seed: int | None) -> Iterator[PooledBlock]:
+        cache = self.caches[number]
+        size = cache.cache_spec.block_windows
+        for group in mixed_groups(cache.select(windows=wanted), size, seed=seed, buffer_blocks=_BUFFER_BLOCKS):
+            for start in range(0, len(group), size):
+                windows = group[start : start + size] + self._starts[number]
+                nothing = np.empty((len(windows), 0))
+                yield PooledBlock(nothing, nothing.astype(np.uint8), windows)
+
+    @property
+    def reads_single_windows(self) -> bool:
+        """Whether a window costs no more than its own bytes: not where chunks are compressed, or on S3."""
+        return all("embeddings" not in cache.store.packed and cache.place.folder is not None for cache in self.caches)
+
+    def embeddings(self, windows: NDArray[np.int64]) -> NDArray[np.floating]:
+        """Return the embeddings of some windows, in any order, shape (n, rows, cols, width)."""
+        return self._gathered(windows, lambda cache, own: cache.read(own).embeddings)
+
+    def coverage(self, windows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the coverage of some windows, in any order, shape (n, rows, cols, 4)."""
+        return self._gathered(windows, lambda cache, own: cache.coverage(own))
+
+    def _gathered(
+        self, windows: NDArray[np.int64], read: Callable[[FeatureCache, NDArray[np.int64]], NDArray[Any]]
+    ) -> NDArray[Any]:
+        numbers = np.searchsorted(self._starts, windows, side="right") - 1
+        parts = [(number, np.flatnonzero(numbers == number)) for number in np.unique(numbers)]
+        found = [read(self.caches[number], windows[places] - self._starts[number]) for number, places in parts]
+        if len(found) == 1:
+            return found[0]
+        result = np.empty((len(windows), *found[0].shape[1:]), np.result_type(*found))
+        for (_, places), each in zip(parts, found, strict=True):
+            result[places] = each
+        return result
 
     def group_moments(self, groups: NDArray[np.int64]) -> GroupMoments:
         """Return count, sum and sum of squares of each group's kept patches, from the stored moments of windows.
@@ -307,11 +353,19 @@ def minibatches(
     *,
     batch_windows: int,
     seed: int,
+    on_demand: bool = False,
 ) -> Iterator[HeadBatch]:
     """Yield one epoch of mini-batches of exactly `batch_windows` windows (the last may be shorter), all labelled.
 
-    Blocks and the windows in them come in an order shuffled by `seed`; see `steps_per_epoch`.
+    Blocks and the windows in them come in an order shuffled by `seed`; see `steps_per_epoch`. With `on_demand` the same
+    batches are read and labelled by whoever gets them, as far as they are wanted, unless a window of these caches
+    cannot be read alone.
     """
+    if on_demand and pool.reads_single_windows:
+        numbers = np.concatenate([np.empty(0, np.int64), *pool.order(selected, seed)])
+        for low in range(0, len(numbers), batch_windows):
+            yield _on_demand(pool, groups, schemes, numbers[low : low + batch_windows])
+        return
     rest: _Labelled | None = None
     for block in pool.blocks(selected, seed=seed):
         batch = _labelled(block, groups, schemes)
@@ -359,6 +413,20 @@ def sample_patches(
             )
         )
     return _glued(parts)
+
+
+def _on_demand(
+    pool: CachePool, groups: NDArray[np.int64], schemes: Sequence[str], windows: NDArray[np.int64]
+) -> HeadBatch:
+    def embeddings(places: NDArray[np.int64]) -> NDArray[Any]:
+        found = pool.embeddings(windows[places])
+        return found.reshape(len(places), -1, found.shape[-1])
+
+    def targets(places: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
+        coverage = pool.coverage(windows[places])
+        return {scheme: label_patches(coverage, scheme).reshape(len(places), -1) for scheme in schemes}
+
+    return HeadBatch(embeddings, targets, groups[windows], windows)
 
 
 def _labelled(block: PooledBlock, groups: NDArray[np.int64], schemes: Sequence[str]) -> _Labelled:

@@ -118,8 +118,15 @@ class HeadGrid:
         schemes = sorted({head.scheme for head in heads})
 
         def batches(epoch: int) -> Iterable[HeadBatch]:
-            size, seed = settings.batch_windows, epoch_seed(settings.seed, epoch)
-            return minibatches(task.pool, task.assignment.groups, schemes, selected, batch_windows=size, seed=seed)
+            return minibatches(
+                task.pool,
+                task.assignment.groups,
+                schemes,
+                selected,
+                batch_windows=settings.batch_windows,
+                seed=epoch_seed(settings.seed, epoch),
+                on_demand=settings.device != "cpu",
+            )
 
         return fit_heads(
             batches,

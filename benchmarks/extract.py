@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from dlprobe.backbones import load_backbone
 from dlprobe.backbones.engines.batching import evened, find_batch_size
 from dlprobe.data import Manifest
+from dlprobe.doctor.engines import counted
 from dlprobe.doctor.rates import gemm_rates
 from dlprobe.extraction import extract, plan
 from dlprobe.extraction.estimating import windows_per_s
@@ -168,9 +168,8 @@ def main() -> None:
     for name, rate in rates.items():
         print(f"{name:24} {rate:10.2f} {rate / rates[BARE]:7.2f} {rate / rates[LOOP]:7.2f}")
     if pins.device == "cuda":
-        with FlopCounterMode(display=False) as counter:
-            exact(noise[:1])
-        share = rates[WHOLE] * counter.get_total_flops() / gemm_rates()["cuda:0", "bfloat16"]
+        _, flops = counted(exact, noise[:1])
+        share = rates[WHOLE] * flops / gemm_rates()["cuda:0", "bfloat16"]
         print(f"end to end is {share:.0%} of the measured bfloat16 matrix product")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import torch
+    from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
 
@@ -51,7 +52,7 @@ def compare_engines(
     exact = load_backbone(name, weights=weights, device="cpu", window_px=window_px)
     side = exact.spec.window_px
     window = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
-    expected, flops = _counted(exact, window)
+    expected, flops = counted(exact, window)
     yield measured(f"work {name} {side} px", flops / 1e9, "GFLOP/window")
     for arm in _arms():
         topic = f"{arm.engine} {arm.device} {arm.precision}"
@@ -94,10 +95,26 @@ def _parity(topic: str, arm: Arm, found: torch.Tensor, expected: torch.Tensor) -
     return Finding(topic=f"engine {topic}", found=told, value=error, unit="relative error", advice=advice)
 
 
-def _counted(backbone: Backbone, window: np.ndarray) -> tuple[torch.Tensor, int]:
+def counted(backbone: Backbone, window: NDArray[np.uint8]) -> tuple[torch.Tensor, int]:
+    """Return embeddings of a window, and the floating-point operations of the matrix products behind them.
+
+    Attention is taken apart into its products: not every release of torch counts every fused kernel of it.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        On the engine torch.
+    window : ndarray of uint8, shape (1, window_px, window_px, 3)
+
+    Returns
+    -------
+    tuple of (tensor of float32, int)
+        On the CPU; a multiplication and an addition are two operations.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         embeddings = backbone(window)
     return embeddings.cpu(), int(counter.get_total_flops())
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .boundary import talk
+from .fitting import EXIT_INTERRUPTED
 from .options import JsonOpt
 from .output import emit
 
@@ -38,7 +39,11 @@ def run(
     """Run a study; what an earlier run finished is used again."""
     from dlprobe.studies.designs import run_study
 
-    result = run_study(study, out, say=talk)
+    try:
+        result = run_study(study, out, say=talk)
+    except KeyboardInterrupt:
+        talk("interrupted; the same command goes on from the last cell")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     emit(result.frame().to_dict("records"), as_json=as_json)
     for line in result.answer:
         talk(line)

@@ -99,7 +99,7 @@ def run_study(
         "study": asdict(definition),
         "answer": found.answer,
         "tables": list(found.tables),
-        "cells": [str(cell.relative_to(folder.resolve())) for cell in found.cells],
+        "cells": [str(cell.resolve().relative_to(folder)) for cell in found.cells],
         "software": software(),
     }
     with publish(folder / FINDINGS_FOLDER) as scratch:
@@ -141,10 +141,11 @@ def ready_studies() -> dict[str, Path]:
 
 
 def _prepared(folder: Path) -> Path:
+    """Return the folder of a study, made and without links, so that cells and findings are named from one place."""
     mark = folder / ".dlprobe-study"
     if folder.exists() and not mark.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         msg = f"{folder} exists and is no study of dlprobe; give another folder (-o)"
         raise OutputError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text("made by `dlprobe study run`; remove the folder to begin anew\n")
-    return folder
+    return folder.resolve()

@@ -59,13 +59,23 @@ def table_section(
 def _merged(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose columns of interval ends are put beside their value in brackets."""
     found = table.copy()
-    for low in [name for name in table.columns if str(name).endswith("low")]:
-        stem = str(low).removesuffix("low").removesuffix("_")
-        name = stem or next(column for column in ("difference", "value") if column in table.columns)
-        ends = (table[name], table[low], table[str(low).removesuffix("low") + "high"])
+    for name, low, high in _pairs([str(column) for column in table.columns]):
+        ends = (table[name], table[low], table[high])
         signed = name in {"difference", "gain", "change"}
         found[name] = [with_interval(*numbers, signed=signed) for numbers in zip(*ends, strict=True)]
-        found = found.drop(columns=[low, str(low).removesuffix("low") + "high"])
+        found = found.drop(columns=[low, high])
+    return found
+
+
+def _pairs(columns: list[str]) -> list[tuple[str, str, str]]:
+    """Return which columns are the ends of which one's interval.
+
+    ``NAME_low`` and ``NAME_high`` belong to ``NAME``; bare ``low`` and ``high`` to ``value``, and in a table that has
+    none to ``difference``.
+    """
+    found = [(name, f"{name}_low", f"{name}_high") for name in columns if f"{name}_low" in columns]
+    if "low" in columns and (owner := next((name for name in ("value", "difference") if name in columns), None)):
+        found.append((owner, "low", "high"))
     return found
 
 

@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from dlprobe.errors import DataError, OutputError
+from dlprobe.reports import report_folder
 from dlprobe.studies.designs import read_study_result, ready_studies, run_study
+from dlprobe.studies.results import with_interval
 
 #: What makes a ready study small: eight photographs of 128 px, windows of 112 px (128 for patches of 16 px), few heads.
 SMALL = {
@@ -77,6 +79,18 @@ def test_what_was_found_is_read_back(done):
     _, _, found = done
     pd.testing.assert_frame_equal(read_study_result(found.path).frame(), found.frame(), check_dtype=False)
     assert read_study_result(found.path).answer == found.answer
+
+
+def test_a_study_has_a_page_with_every_value_and_its_interval(done):
+    _, _, found = done
+    html = report_folder(found.path).read_text()
+    for table in found.tables.values():
+        pairs = [("value", "low", "high"), ("difference", "difference_low", "difference_high")]
+        pairs += [("difference", "low", "high")] if "value" not in table else []
+        for name, low, high in pairs:
+            if {name, low, high} <= set(table.columns):
+                ends = zip(table[name], table[low], table[high], strict=True)
+                assert all(with_interval(*each, signed=name == "difference") in html for each in ends)
 
 
 def test_a_wider_question_computes_only_what_is_new(tmp_path):

@@ -146,8 +146,8 @@ def _half_row(variant: str, rows: pd.DataFrame, seed: int) -> dict[str, object]:
     return {
         "variant": variant,
         "half_share": 2.0**half.estimate,
-        "low": 2.0**half.low,
-        "high": 2.0**half.high,
+        "half_share_low": 2.0**half.low,
+        "half_share_high": 2.0**half.high,
         "slope_per_doubling": found["slope"].estimate,
         "smallest": float(rows["size"].min()),
         "largest": float(rows["size"].max()),
@@ -164,7 +164,7 @@ def _told(row: object, hit_iou: float) -> str:
     asked = f"{variant}: detection (IoU of at least {hit_iou:g})"
     if np.isnan(half):
         return f"{asked} does not rise with size: {row.hit_rate:.0%} of {on} are detected"  # type: ignore[attr-defined]
-    percent = with_interval(100 * half, 100 * row.low, 100 * row.high)  # type: ignore[attr-defined]
+    percent = with_interval(100 * half, 100 * row.half_share_low, 100 * row.half_share_high)  # type: ignore[attr-defined]
     text = f"{asked} falls to half at {percent} % of the window, {on}"
     if not row.smallest <= half <= row.largest:  # type: ignore[attr-defined]
         text += f"; outside the sizes looked at, {row.smallest:.1%} to {row.largest:.1%}"  # type: ignore[attr-defined]

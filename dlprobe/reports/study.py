@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import pandas as pd
+
     from dlprobe.studies.designs import StudyResult
 
 REPORT_NAME = "report.html"
@@ -47,9 +49,12 @@ def write_study_report(folder: str | os.PathLike[str], out: str | os.PathLike[st
     return write_page(
         target,
         "study.html",
-        title=f"dlprobe: {study['title']}",
+        title=f"dlprobe: {study['title']}{' (random weights)' if result.record['banner'] else ''}",
         question=study["question"],
+        lead=result.record["lead"],
+        banner=result.record["banner"],
         answer=result.answer,
+        notes=result.notes,
         figure=png_uri(png(result.plot())),
         real=study["real"],
         sections=list(_sections(result)),
@@ -60,8 +65,23 @@ def write_study_report(folder: str | os.PathLike[str], out: str | os.PathLike[st
 
 
 def _sections(result: StudyResult) -> Iterator[Section]:
+    """Yield the tables, folded: the answer and the figure stand above them; and the second figure with the first."""
+    details = result.plot_details()
     for number, (name, table) in enumerate(result.tables.items()):
-        yield table_section(f"Table: {name.replace('_', ' ')}", table, folded=number > 1)
+        section = table_section(f"Table: {name.replace('_', ' ')}", _value_second(table), folded=True)
+        if number == 0 and details is not None:
+            figure = png_uri(png(details))
+            yield Section("Figure: each generator and each kind of mask", figure=figure, folded=True)
+        yield section
+
+
+def _value_second(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose second column is its number, which a narrow screen then shows."""
+    number = next((name for name in ("value", "difference", "half_share") if name in table.columns), None)
+    if number is None:
+        return table
+    first, *others = [str(name) for name in table.columns if name != number]
+    return table[[first, number, *others]]
 
 
 def _footer(result: StudyResult) -> Iterator[str]:

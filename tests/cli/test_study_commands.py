@@ -4,6 +4,7 @@ import json
 from importlib.metadata import entry_points
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from dlprobe.studies.designs import ready_studies, workshop
@@ -70,6 +71,11 @@ def test_an_interrupted_study_in_a_relative_folder_goes_on_and_is_shown(folder, 
     shown = dlprobe("study", "show", "out")
     assert shown.exit_code == 0
     assert shown.stdout == done.stdout
+    assert shown.stderr.splitlines()[-1].startswith("- ")
+    head, *rows = map(json.loads, dlprobe("study", "show", "out", "--json").stdout.splitlines())
+    assert head["answer"]
+    assert head["question"] == "q?"
+    assert all("value" in row for row in rows)
 
 
 def test_a_folder_behind_a_link_is_as_good(folder):
@@ -78,3 +84,10 @@ def test_a_folder_behind_a_link_is_as_good(folder):
     done = dlprobe("study", "run", "study.toml", "-o", "link")
     assert done.exit_code == 0, (done.stderr, done.exception)
     assert (folder / "disk" / "findings" / "study.json").is_file()
+
+
+def test_names_of_ready_studies_are_completed():
+    command = typer.main.get_command(SCRIPT.load()).commands["study"].commands["run"]
+    [study] = [parameter for parameter in command.params if parameter.name == "study"]
+    found = study.shell_complete(typer.Context(command), "la")
+    assert [item.value for item in found] == ["labelling"]

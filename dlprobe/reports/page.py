@@ -18,7 +18,7 @@ from dlprobe.studies.results import with_interval
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -84,6 +84,19 @@ def told(value: object) -> str:
     if isinstance(value, float):
         return "" if isnan(value) else f"{value:.4g}"
     return str(value)
+
+
+def written_out(record: Mapping[str, Any]) -> str:
+    """Return a record in words, as footers have it."""
+    return ", ".join(f"{str(name).replace('_', ' ')} {_plainly(value)}" for name, value in record.items())
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return " / ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return f"({written_out(value)})"
+    return "none" if value is None or value == "" else str(value)
 
 
 def require_html(out: str | os.PathLike[str]) -> Path:

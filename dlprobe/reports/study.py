@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dlprobe import __version__
 from dlprobe.plotting import png
-from dlprobe.reports.page import Section, png_uri, require_html, table_section, write_page
+from dlprobe.reports.page import Section, png_uri, require_html, table_section, write_page, written_out
 from dlprobe.studies.designs import read_study_result
 from dlprobe.studies.designs.running import DEFINITION_NAME, FINDINGS_FOLDER
 
@@ -91,4 +91,4 @@ def _footer(result: StudyResult) -> Iterator[str]:
             for name, model in json.loads(run.read_text())["models"].items():
                 caches = ", ".join(cache["cache_fingerprint"] for cache in model["caches"])
                 yield f"{cell}: {name}, model_fingerprint {model['model_fingerprint']}, cache_fingerprint {caches}."
-    yield f"Study made by {result.record['software']}; page by dlprobe {__version__}."
+    yield f"Study made with {written_out(result.record['software'])}; page by dlprobe {__version__}."

@@ -217,7 +217,9 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
             chance = expit(row.slope_per_doubling * (np.log2(shares) - row.log2_half))
             curve(ax, 100 * shares, chance, series=number, marked=False)
         ends = ([100 * row.half_share], [100 * row.half_share_low], [100 * row.half_share_high])
-        intervals(ax, [_HALF - 0.03 * number], *ends, series=number, horizontal=True)
+        intervals(
+            ax, [_HALF - 0.03 * number], *ends, series=number, label=f"{row.variant}: size of half", horizontal=True
+        )
     marked = hits.groupby("rung")[["size", "everything"]].mean()
     ax.plot(100 * marked["size"], marked["everything"], color="black", linewidth=1.2, label="marking everything")
     ax.axhline(_HALF, color="black", linewidth=0.8, linestyle=":")

@@ -161,7 +161,7 @@ def _told(workshop: Workshop, found: Findings) -> dict[str, Any]:
     study, weights = workshop.study, workshop.weights()
     drawn = banner(shown_name(name, given) for name, given in weights if is_random(given))
     shown = [shown_name(name, given) for name, given in weights]
-    split = next(iter(read_run(found.cells[0]).record["models"].values()))["split"]
+    split = next(iter(read_run(found.cells[0]).record["models"].values()))["split"].partition(";")[0]
     if study.backbones[0].cache:
         frame = open_cache(workshop.base / study.backbones[0].cache).manifest.frame
     else:

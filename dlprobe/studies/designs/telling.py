@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Below this p after Holm a difference is called sure.
 LEVEL = 0.05
 #: Differences that get a sentence each.
-_TOLD = 3
+_TOLD = 2
 #: Weights of this kind were never trained.
 _RANDOM = "random"
 VARIANTS = {

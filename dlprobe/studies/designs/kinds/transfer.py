@@ -222,7 +222,7 @@ def _size_differences(few: _Size, many: _Size, method: str, seed: int) -> list[d
             by_source(before[before["variant"] == variant], metric_of(variant)),
             by_source(after[after["variant"] == variant], metric_of(variant)),
             seed,
-            comparison=f"{many.count} photographs - {few.count} photographs",
+            comparison=f"a probe of {many.count} photographs - a probe of {few.count} photographs",
             kind=variant,
             metric=f"{metric_of(variant)}@{grid_of(before)}",
         )
@@ -231,12 +231,17 @@ def _size_differences(few: _Size, many: _Size, method: str, seed: int) -> list[d
 
 
 def _grown(growth: pd.DataFrame) -> list[str]:
+    """Return one sentence a metric: where it begins and where it ends on every kind."""
     lines = []
-    for (kind, metric), rows in growth.groupby(["kind", "metric"], sort=False):
-        few, many = rows.iloc[0], rows.iloc[-1]
-        before, after = (with_interval(row["value"], row["low"], row["high"]) for row in (few, many))
+    for metric, rows in growth.groupby("metric", sort=False):
+        ends = {kind: (part.iloc[0], part.iloc[-1]) for kind, part in rows.groupby("kind", sort=False)}
+        few, many = next(iter(ends.values()))
+        told = [f"{one['value']:.3f} to {last['value']:.3f} on {kind}" for kind, (one, last) in ends.items()]
         words = _WORDS[str(metric).partition("@")[0]]
-        lines.append(f"On {kind}, {words} {before} from {few['trained']} photographs, {after} from {many['trained']}.")
+        lines.append(
+            f"From {few['trained']} photographs trained on to {many['trained']}, the {words} goes from "
+            f"{', '.join(told)} ({few['n_sources']} tested photographs)."
+        )
     return lines
 
 

@@ -162,13 +162,14 @@ def _told(workshop: Workshop, found: Findings) -> dict[str, Any]:
     drawn = banner(shown_name(name, given) for name, given in weights if is_random(given))
     shown = [shown_name(name, given) for name, given in weights]
     split = next(iter(read_run(found.cells[0]).record["models"].values()))["split"].partition(";")[0]
-    if study.backbones[0].cache:
-        frame = open_cache(workshop.base / study.backbones[0].cache).manifest.frame
+    first = study.backbones[0]
+    if first.cache:
+        frames = [open_cache(workshop.base / path).manifest.frame for path in (first.cache, first.test_cache) if path]
     else:
-        frame = workshop.manifest().frame
+        frames = [workshop.manifest(source).frame for source in (study.data, study.test) if source]
     of = "demo " if study.data.demo else ""
     return {
-        "lead": lead(frame, of, shown, split),
+        "lead": lead(frames, of, shown, split),
         "answer": [drawn, *found.answer] if drawn else found.answer,
         "notes": found.notes,
         "banner": drawn,

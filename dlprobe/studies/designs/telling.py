@@ -8,7 +8,7 @@ from dlprobe.cache import open_cache
 from dlprobe.studies.results import with_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pandas as pd
 
@@ -98,13 +98,13 @@ def tell(differences: pd.DataFrame, say: Callable[[pd.Series], str] = ahead) -> 
     return lines
 
 
-def lead(frame: pd.DataFrame, of: str, backbones: Iterable[str], split: str) -> str:
+def lead(frames: Sequence[pd.DataFrame], of: str, backbones: Iterable[str], split: str) -> str:
     """Return what a study looked at in one line.
 
     Parameters
     ----------
-    frame : DataFrame
-        Of the manifest.
+    frames : sequence of DataFrame
+        Of the manifest; and of that which is tested only, where there is one.
     of : str
         What kind of photographs: "demo " for those of the demo.
     backbones : iterable of str
@@ -112,8 +112,10 @@ def lead(frame: pd.DataFrame, of: str, backbones: Iterable[str], split: str) -> 
     split : str
         Who trained, chose and was tested.
     """
-    words = [f"{name} = {VARIANTS[name]}" for name in VARIANTS if (frame["variant"] == name).any()]
-    images = f"{len(frame)} images of {frame['source_id'].nunique()} {of}photographs"
+    there = {str(name) for frame in frames for name in frame["variant"].unique()}
+    words = [f"{name} = {VARIANTS[name]}" for name in VARIANTS if name in there]
+    counts = [f"{len(frame)} images of {frame['source_id'].nunique()} {of}photographs" for frame in frames]
+    images = ", tested on ".join(counts)
     return "; ".join([", ".join([images, *backbones]), *([split] if split else []), ", ".join(words)]) + "."
 
 
@@ -142,8 +144,8 @@ def shown_models(run: Run) -> dict[str, str]:
 
 
 def notes(run: Run, shown: Mapping[str, str] | None = None) -> list[str]:
-    """Return what a run wants its readers to know, models named as they are shown."""
-    lines = [str(note) for note in run.record.get("notes", [])]
+    """Return what a run wants its readers to know, models named as they are shown; the split stands in the lead."""
+    lines = [str(note) for note in run.record.get("notes", []) if ": split: " not in note]
     for name, other in (shown or {}).items():
         lines = [line.replace(f"{name}: ", f"{other}: ", 1) if line.startswith(f"{name}: ") else line for line in lines]
     return lines

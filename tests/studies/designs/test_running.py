@@ -5,6 +5,9 @@ import json
 import pandas as pd
 import pytest
 
+from dlprobe.data import scan
+from dlprobe.data.manifest import source_groups
+from dlprobe.data.synthesis import build_demo
 from dlprobe.errors import DataError, OutputError
 from dlprobe.reports import report_folder
 from dlprobe.studies.designs import read_study_result, ready_studies, run_study
@@ -182,3 +185,29 @@ def test_robustness_of_a_cache_that_is_there_takes_the_weights_it_was_made_with(
     path.write_text(f'{there[:start]}\n[data]\nroot = "{images}"\n\n{there[stop:]}')
     found = run_study(path, tmp_path / "there")
     pd.testing.assert_frame_equal(found.frame(), made.frame())
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """Return a folder with the manifests of six photographs to train on and of ten others to test."""
+    folder = tmp_path_factory.mktemp("apart")
+    build_demo(folder / "data", photographs=16, side_px=128, window_px=112)
+    manifest = scan(folder / "data", sample=0).manifest
+    groups = source_groups(manifest.frame)
+    train = groups.isin(sorted(groups.unique())[:3])
+    manifest.select(train).write(folder / "train.parquet")
+    manifest.select(~train).write(folder / "test.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["robustness", "localization", "generators", "data-size"])
+def test_a_data_set_that_is_tested_only_is_what_is_scored(apart, tmp_path, name):
+    text = small(name, tmp_path).read_text()
+    start, stop = text.index("\n[data]\n"), text.index("[[backbones]]")
+    where = f'[data]\nmanifest = "{apart}/train.parquet"\n[test]\nmanifest = "{apart}/test.parquet"\n'
+    path = tmp_path / "apart.toml"
+    path.write_text(f"{text[:start]}\n{where}{text[stop:]}".replace("n_folds = 4\n", ""))
+    found = run_study(path, tmp_path / "out")
+    tested = pd.read_parquet(apart / "test.parquet")["source_id"].nunique()
+    assert found.frame()["n_sources"].max() == tested
+    assert "tested on" in found.record["lead"]

@@ -191,6 +191,11 @@ def _require_used(study: Study, kind: StudyKind, file: Path) -> None:
         complaint = f"[[backbones]] {len(study.backbones)} times, and looks at one; keep one, or run a study for each"
     elif study.test and not kind.tests:
         complaint = "[test], which it cannot use: it trains on images and tests by the manifest's split; leave it out"
+    elif any(bool(entry.test_cache) != bool(entry.cache and study.test) for entry in study.backbones):
+        complaint = (
+            "only one of [test] and test_cache; where [[backbones]] has a cache, name that of the tested data set as "
+            "test_cache, and its manifest in [test]"
+        )
     elif getattr(study, section) != idle:
         complaint = f"[{section}], which it does not read; it trains as [{kind.trains}] says"
     elif kind.trains == "finetune" and replace(study.extract, device="auto", engine="torch") != Extraction():

@@ -84,12 +84,6 @@ class Workshop:
     def test_caches(self) -> list[Path]:
         """Return the caches of the data set that is tested only; none where the study has no [test]."""
         entries = self.study.backbones
-        if any(bool(entry.test_cache) != bool(entry.cache and self.study.test) for entry in entries):
-            msg = (
-                "[test] and test_cache go together: where [[backbones]] has a cache, name that of the tested data set "
-                "as test_cache, and its manifest in [test]"
-            )
-            raise DataError(msg)
         if not self.study.test:
             return []
         manifest = self.manifest(self.study.test) if any(not entry.cache for entry in entries) else None

@@ -118,7 +118,7 @@ def test_two_weights_of_one_architecture_are_told_apart(done):
     name, _, found = done
     if name != "pretraining":
         pytest.skip("of the study of pretraining")
-    names = [f"timm:vit_tiny_patch16_224 (random:{seed})" for seed in (0, 1)]
+    names = [f"timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k (random:{seed})" for seed in (0, 1)]
     assert list(dict.fromkeys(found.frame()["model"])) == names
     assert set(found.tables["comparisons"]["comparison"]) == {" - ".join(names)}
 

@@ -71,7 +71,7 @@ def _sections(result: StudyResult) -> Iterator[Section]:
         section = table_section(f"Table: {name.replace('_', ' ')}", _value_second(table), folded=True)
         if number == 0 and details is not None:
             figure = png_uri(png(details))
-            yield Section("Figure: each generator and each kind of mask", figure=figure, folded=True)
+            yield Section("Figure: what the first one leaves out", figure=figure, folded=True)
         yield section
 
 

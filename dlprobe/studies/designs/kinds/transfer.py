@@ -98,15 +98,15 @@ def _told(matrix: pd.DataFrame, transfer: pd.DataFrame, variant: str) -> list[st
         change = with_interval(row["difference"], row["low"], row["high"], signed=True)
         own = rows.loc[rows["trained"] == rows["tested"], "value"].mean()
         lines.append(
-            f"On {variant}, a probe has an IoU of {own:.3f} on the generator that it was trained on, and {change} "
-            f"on the others {how_sure(row)}."
+            f"On {variant}, a probe has an IoU of {own:.3f} on the generator that it was trained on; on the others "
+            f"it changes by {change} {how_sure(row)}."
         )
     if len(other):
         worst = other.loc[other["gain"].idxmin()]
         found = with_interval(worst["value"], worst["low"], worst["high"])
         lines.append(
-            f"The least over marking everything, picked out of {len(other)} cells, is from {worst['trained']} to "
-            f"{worst['tested']}: {found}, where marking everything gets {worst['everything']:.3f}."
+            f"On {variant}, least is gained over marking everything, picked out of {len(other)} cells, from "
+            f"{worst['trained']} to {worst['tested']}: {found}, where that gets {worst['everything']:.3f}."
         )
     return lines
 

@@ -16,7 +16,7 @@ from dlprobe.studies.results import with_interval
 #: What makes a ready study small: eight photographs of 128 px, windows of 112 px (128 for patches of 16 px), few heads.
 SMALL = {
     "[extract]\nstride_px = 224\n\n": "",
-    "window_px = 224       # small, so that nineteen conditions take minutes: leave it out with real data\n": "",
+    "window_px = 224       # small, so that twenty conditions take minutes: leave it out with real data\n": "",
     "side_px = 336": "",
     "photographs = 12": "",
     "photographs = 8": "",

@@ -39,6 +39,8 @@ def _robustness(workshop: Workshop) -> Findings:
     asked = workshop.study.options
     run = workshop.fit(workshop.caches(), workshop.study.fit, workshop.test_caches())
     by, missing = known_generators(asked.generators, workshop.frames()[-1:])
+    if by:
+        missing.insert(0, f"Degraded are photographs as they are and images by {', '.join(by)} alone.")
     parts, cells = [], [run.path]
     for probe, sources in tested_probes(run, asked.method, asked.scheme):
         found = workshop.evaluation(probe, sources, asked.stride_px, asked.degrade, by)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .boundary import talk
+from .fitting import EXIT_INTERRUPTED
 from .options import JsonOpt
 from .output import emit
+from .progress import progress_bar
 
+if TYPE_CHECKING:
+    from dlprobe.studies.designs import StudyResult
+
+#: Rows of a table that a terminal is shown; the folder holds the others.
+_ROWS = 24
 app = typer.Typer(no_args_is_help=True, help="Answer a question with one file, one command and one page.")
+
+
+def _complete(incomplete: str) -> list[str]:
+    """Return the ready studies whose name begins with what was typed."""
+    from dlprobe.studies.designs import ready_studies
+
+    return [name for name in ready_studies() if name.startswith(incomplete)]
 
 
 @app.command("list")
@@ -31,17 +45,22 @@ def list_studies(as_json: JsonOpt = False) -> None:
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument(help="TOML file, or the name of a study that is ready.")],
+    study: Annotated[
+        str,
+        typer.Argument(help="TOML file, or the name of a study that is ready.", autocompletion=_complete),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the study; run again to resume.")],
     as_json: JsonOpt = False,
 ) -> None:
     """Run a study; what an earlier run finished is used again."""
     from dlprobe.studies.designs import run_study
 
-    result = run_study(study, out, say=talk)
-    emit(result.frame().to_dict("records"), as_json=as_json)
-    for line in result.answer:
-        talk(line)
+    try:
+        result = run_study(study, out, say=talk, bar=progress_bar)
+    except KeyboardInterrupt:
+        talk("interrupted; the same command goes on from the last cell")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _print(result, as_json=as_json)
 
 
 @app.command()
@@ -53,6 +72,18 @@ def show(
     from dlprobe.studies.designs import read_study_result
 
     result = read_study_result(folder)
-    emit(result.frame().to_dict("records"), as_json=as_json)
-    for line in [str(result.record["study"]["question"]), *result.answer]:
+    _print(result, as_json=as_json)
+
+
+def _print(result: StudyResult, *, as_json: bool) -> None:
+    """Print the table, and the answer below it where it is read; as JSON the answer is the first line."""
+    head = result.head()
+    if as_json:
+        emit([head, *result.frame().to_dict("records")], as_json=True)
+        return
+    rows = result.short().head(_ROWS).to_dict("records")
+    emit(rows, as_json=False)
+    if more := len(result.frame()) - len(rows):
+        talk(f"{more} more rows, and what to know: {result.path / 'findings'}, or `dlprobe report`")
+    for line in ["", head["question"], head["lead"], *(f"- {line}" for line in head["answer"])]:
         talk(line)

@@ -69,7 +69,9 @@ def axes(ax: Axes | None = None, *, width_in: float = 7.0, height_in: float = 4.
     return figure.add_subplot()
 
 
-def panels(count: int, *, columns: int = 3, side_in: float = 3.6) -> list[Axes]:
+def panels(
+    count: int, *, columns: int = 3, side_in: float = 3.6, width_in: float | None = None, height_in: float | None = None
+) -> list[Axes]:
     """Return `count` axes on one new figure, row by row.
 
     Parameters
@@ -80,12 +82,15 @@ def panels(count: int, *, columns: int = 3, side_in: float = 3.6) -> list[Axes]:
         Panels in a row.
     side_in : float
         Width and height of a panel, in inches.
+    width_in, height_in : float, optional
+        Where a panel is no square.
     """
     from matplotlib.figure import Figure
 
     columns = min(count, columns)
     rows = -(-count // columns)
-    figure = Figure(figsize=(side_in * columns, side_in * rows), dpi=_DOTS_PER_INCH, layout="constrained")
+    size = (width_in or side_in) * columns, (height_in or side_in) * rows
+    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
     return [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
 
 
@@ -166,6 +171,7 @@ def curve(
     *,
     series: int = 0,
     label: str | None = None,
+    marked: bool = True,
 ) -> None:
     """Draw a curve with the band of its interval.
 
@@ -179,6 +185,8 @@ def curve(
         Which `mark` to use.
     label : str, optional
         For the legend.
+    marked : bool
+        Whether it has marks; a line that was fitted has none, because marks look like data.
     """
     look = mark(series)
     every = max(1, np.size(x) // 12)
@@ -187,7 +195,7 @@ def curve(
         values,
         color=look.colour,
         linestyle=look.line,
-        marker=look.marker,
+        marker=look.marker if marked else "",
         markersize=4,
         markevery=every,
         label=label,

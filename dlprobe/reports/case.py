@@ -12,6 +12,7 @@ from PIL import Image
 from dlprobe import __version__
 from dlprobe.data.images import read_image
 from dlprobe.errors import DataError, OutputError, ProbeError
+from dlprobe.localization.outputs.pictures import centred
 from dlprobe.plotting import SCORE_MAP
 from dlprobe.probes import Probe
 from dlprobe.reports.page import Section, jpeg_uri, png_uri, require_html, shrunk, write_page
@@ -119,8 +120,12 @@ def _shots(folder: Path, record: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield {"label": "Image", "uri": jpeg_uri(shrunk(original, SIDE_PX))}
     if (picture := _picture(folder / "overlay.png")) is not None:
         yield {"label": "Overlay: tinted by the score, the mask outlined", "uri": jpeg_uri(shrunk(picture, SIDE_PX))}
-    if (score := _levels(folder / "score.png")) is not None:
-        yield {"label": "Score map: dark is 0, bright is 1", "uri": png_uri(shrunk(_coloured(score), SIDE_PX))}
+    if (score := _scores(folder / "score.npy")) is not None:
+        label = (
+            f"Score map on the scale of logits: mid-green is the threshold {record['threshold']:.6g}, brighter is above"
+        )
+        colours = _coloured(centred(score, record["threshold"]))
+        yield {"label": label, "uri": png_uri(shrunk(colours, SIDE_PX))}
     if (spread := _levels(folder / "disagreement.png")) is not None:
         label = f"Confidence: how far overlapping windows disagree (bright is {MOST_DISAGREEMENT:g} and more)"
         yield {"label": label, "uri": png_uri(shrunk(_coloured(spread / MOST_DISAGREEMENT), SIDE_PX))}
@@ -149,7 +154,15 @@ def _levels(path: Path) -> NDArray[np.float32] | None:
         return None
 
 
-def _coloured(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _scores(path: Path) -> NDArray[np.float32] | None:
+    """Return a map as it was scored: 16 bits do not tell scores near 1 apart."""
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False), np.float32)
+    except (OSError, ValueError):
+        return None
+
+
+def _coloured(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     from matplotlib import colormaps
 
     return np.asarray(colormaps[SCORE_MAP](np.clip(values, 0, 1), bytes=True)[..., :3])

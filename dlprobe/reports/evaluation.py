@@ -12,7 +12,7 @@ from dlprobe.data.images import read_image, read_mask
 from dlprobe.errors import DataError
 from dlprobe.plotting import png
 from dlprobe.publish import publish
-from dlprobe.reports.page import Section, jpeg_uri, png_uri, require_html, table_section, told, write_page
+from dlprobe.reports.page import Section, jpeg_uri, png_uri, require_html, table_section, told, write_page, written_out
 from dlprobe.reports.slider import Exhibit, slider, threshold_levels
 from dlprobe.studies import read_evaluation
 from dlprobe.studies.displays import plot_robustness
@@ -146,7 +146,7 @@ def _footer(run: Run) -> list[str]:
         f"Probe {record['probe']['sha256']}; model_fingerprint {model['model_fingerprint']}.",
         f"Weights {model['weights']} ({model['weights_sha256']}).",
         f"Manifest {record['manifest']['sha256']}; settings {record['settings']}; sliding window {record['sliding']}.",
-        f"Software {record['software']}.",
+        f"Software: {written_out(record['software'])}.",
         *record["probe"]["card"]["notes"],
     ]
 

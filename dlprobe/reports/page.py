@@ -18,7 +18,7 @@ from dlprobe.studies.results import with_interval
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -59,13 +59,23 @@ def table_section(
 def _merged(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose columns of interval ends are put beside their value in brackets."""
     found = table.copy()
-    for low in [name for name in table.columns if str(name).endswith("low")]:
-        stem = str(low).removesuffix("low").removesuffix("_")
-        name = stem or next(column for column in ("difference", "value") if column in table.columns)
-        ends = (table[name], table[low], table[str(low).removesuffix("low") + "high"])
+    for name, low, high in _pairs([str(column) for column in table.columns]):
+        ends = (table[name], table[low], table[high])
         signed = name in {"difference", "gain", "change"}
         found[name] = [with_interval(*numbers, signed=signed) for numbers in zip(*ends, strict=True)]
-        found = found.drop(columns=[low, str(low).removesuffix("low") + "high"])
+        found = found.drop(columns=[low, high])
+    return found
+
+
+def _pairs(columns: list[str]) -> list[tuple[str, str, str]]:
+    """Return which columns are the ends of which one's interval.
+
+    ``NAME_low`` and ``NAME_high`` belong to ``NAME``; bare ``low`` and ``high`` to ``value``, and in a table that has
+    none to ``difference``.
+    """
+    found = [(name, f"{name}_low", f"{name}_high") for name in columns if f"{name}_low" in columns]
+    if "low" in columns and (owner := next((name for name in ("value", "difference") if name in columns), None)):
+        found.append((owner, "low", "high"))
     return found
 
 
@@ -74,6 +84,19 @@ def told(value: object) -> str:
     if isinstance(value, float):
         return "" if isnan(value) else f"{value:.4g}"
     return str(value)
+
+
+def written_out(record: Mapping[str, Any]) -> str:
+    """Return a record in words, as footers have it."""
+    return ", ".join(f"{str(name).replace('_', ' ')} {_plainly(value)}" for name, value in record.items())
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return " / ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return f"({written_out(value)})"
+    return "none" if value is None or value == "" else str(value)
 
 
 def require_html(out: str | os.PathLike[str]) -> Path:

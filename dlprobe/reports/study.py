@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dlprobe import __version__
 from dlprobe.plotting import png
-from dlprobe.reports.page import Section, png_uri, require_html, table_section, write_page
+from dlprobe.reports.page import Section, png_uri, require_html, table_section, write_page, written_out
 from dlprobe.studies.designs import read_study_result
 from dlprobe.studies.designs.running import DEFINITION_NAME, FINDINGS_FOLDER
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
     from pathlib import Path
+
+    import pandas as pd
 
     from dlprobe.studies.designs import StudyResult
 
@@ -47,9 +49,12 @@ def write_study_report(folder: str | os.PathLike[str], out: str | os.PathLike[st
     return write_page(
         target,
         "study.html",
-        title=f"dlprobe: {study['title']}",
+        title=f"dlprobe: {study['title']}{' (random weights)' if result.record['banner'] else ''}",
         question=study["question"],
+        lead=result.record["lead"],
+        banner=result.record["banner"],
         answer=result.answer,
+        notes=result.notes,
         figure=png_uri(png(result.plot())),
         real=study["real"],
         sections=list(_sections(result)),
@@ -60,8 +65,23 @@ def write_study_report(folder: str | os.PathLike[str], out: str | os.PathLike[st
 
 
 def _sections(result: StudyResult) -> Iterator[Section]:
+    """Yield the tables, folded: the answer and the figure stand above them; and the second figure with the first."""
+    details = result.plot_details()
     for number, (name, table) in enumerate(result.tables.items()):
-        yield table_section(f"Table: {name.replace('_', ' ')}", table, folded=number > 1)
+        section = table_section(f"Table: {name.replace('_', ' ')}", _value_second(table), folded=True)
+        if number == 0 and details is not None:
+            figure = png_uri(png(details))
+            yield Section("Figure: what the first one leaves out", figure=figure, folded=True)
+        yield section
+
+
+def _value_second(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose second column is its number, which a narrow screen then shows."""
+    number = next((name for name in ("value", "difference", "half_share") if name in table.columns), None)
+    if number is None:
+        return table
+    first, *others = [str(name) for name in table.columns if name != number]
+    return table[[first, number, *others]]
 
 
 def _footer(result: StudyResult) -> Iterator[str]:
@@ -71,4 +91,4 @@ def _footer(result: StudyResult) -> Iterator[str]:
             for name, model in json.loads(run.read_text())["models"].items():
                 caches = ", ".join(cache["cache_fingerprint"] for cache in model["caches"])
                 yield f"{cell}: {name}, model_fingerprint {model['model_fingerprint']}, cache_fingerprint {caches}."
-    yield f"Study made by {result.record['software']}; page by dlprobe {__version__}."
+    yield f"Study made with {written_out(result.record['software'])}; page by dlprobe {__version__}."

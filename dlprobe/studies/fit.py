@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -376,13 +377,19 @@ def _identity(pools: Sequence[tuple[CachePool, NDArray[np.bool_]]], settings: Fi
 
 
 def _names(pools: Sequence[CachePool]) -> list[str]:
-    """Name each model as shortly as tells them apart: the backbone, then layers, window and a piece of fingerprint."""
-    names = [pool.model_spec.backbone for pool in pools]
-    for i, pool in enumerate(pools):
-        if names.count(pool.model_spec.backbone) > 1:
+    """Name each model as shortly as tells them apart: the backbone, its weights, then layers, window, fingerprint."""
+    backbones = [pool.model_spec.backbone for pool in pools]
+    weights = [PurePath(pool.caches[0].origin["weights"]).name for pool in pools]
+    loaded = list(zip(backbones, weights, strict=True))
+    names = []
+    for (backbone, given), pool in zip(loaded, pools, strict=True):
+        alone, apart = backbones.count(backbone) == 1, len({w for b, w in loaded if b == backbone}) > 1
+        name = f"{backbone} ({given})" if apart else backbone
+        if not alone and loaded.count((backbone, given)) > 1:
             spec = pool.model_spec
             layers = "+".join(map(str, spec.layers)) or "-"
-            names[i] = f"{spec.backbone} layers {layers} window {spec.window_px} {spec.fingerprint[:6]}"
+            name = f"{name} layers {layers} window {spec.window_px} {spec.fingerprint[:6]}"
+        names.append(name)
     return names
 
 

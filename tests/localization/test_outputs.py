@@ -22,6 +22,7 @@ from dlprobe.localization import (
     score_map,
 )
 from dlprobe.localization.outputs import pictures
+from dlprobe.localization.outputs.pictures import centred
 from dlprobe.localization.outputs.summary import percentile
 from dlprobe.probes import Probe, make_card
 from dlprobe.spec import sha256_of_file
@@ -380,3 +381,15 @@ def test_other_weights_than_the_probes_are_refused_by_name(tmp_path, image):
     with pytest.raises(IdentityError, match="weights_sha256"):
         localize_files(path, [image], tmp_path / "other", weights="random:1")
     assert not (tmp_path / "other").exists()
+
+
+def test_colours_are_centred_on_the_threshold_along_the_logits():
+    scores = np.array([0.0, 0.2, 0.5, 0.999995, 1.0], np.float32)
+    np.testing.assert_allclose(centred(scores, 0.5), scores, atol=1e-7)
+    moved = centred(scores, float(scores[3]))
+    assert moved[3] == pytest.approx(0.5)
+    assert (np.diff(moved) > 0).all()
+    assert moved[2] < 1e-4
+    pixels, mask = np.full((1, 5, 3), 100, np.uint8), np.zeros((1, 5), bool)
+    tinted = overlay(pixels, scores[None], mask, threshold=float(scores[3]))
+    assert len(np.unique(tinted[0, 2:], axis=0)) == 3

@@ -1,8 +1,14 @@
 """The case report: what was measured, by what, what it does not say; file names cannot become markup."""
 
+import base64
+import io
+import json
+import re
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dlprobe.errors import OutputError, ProbeError
 from dlprobe.localization import SlidingSettings, localize
@@ -58,3 +64,18 @@ def test_the_wrong_probe_or_folder_is_refused(localized, tiny_fit, tmp_path):
     with pytest.raises(OutputError, match="no readable result"):
         write_case_report(tmp_path)
     assert not (tmp_path / "x.html").exists()
+
+
+def test_a_threshold_near_1_leaves_colours_between_marked_and_unmarked(localized, tmp_path):
+    result = localized[0]
+    folder = tmp_path / "copy"
+    shutil.copytree(result.folder, folder)
+    record = json.loads((folder / "result.json").read_text())
+    height, width = record["image"]["height"], record["image"]["width"]
+    logits = np.linspace(8, 16, height * width).reshape(height, width)
+    np.save(folder / "score.npy", (1 / (1 + np.exp(-logits))).astype(np.float32))
+    (folder / "result.json").write_text(json.dumps({**record, "threshold": float(1 / (1 + np.exp(-12.0)))}))
+    html = write_case_report(folder).read_text()
+    uri = re.search(r'src="data:image/png;base64,([^"]+)" alt="Score map', html)[1]
+    colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
+    assert len(np.unique(colours.reshape(-1, 3), axis=0)) > 100

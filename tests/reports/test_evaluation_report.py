@@ -95,5 +95,9 @@ def test_the_slider_changes_masks_and_ious_in_a_browser(page, small_evaluation, 
             assert words[position] == expected, (row.path, level)
         own = images.loc[images["path"] == row.path, "dlprobe.original_px.iou"].iloc[0]
         assert not row.mask or seen[1][2][position] == f"IoU {own:.3f}"
-    assert float(seen[1][1]) == pytest.approx(cut, rel=5e-3)
+    logit = re.search(r"logit (-?[\d.]+)", seen[1][1])
+    if logit:
+        assert float(logit[1]) == pytest.approx(np.log(cut / (1 - cut)), abs=0.06)
+    else:
+        assert float(seen[1][1]) == pytest.approx(cut, rel=5e-3)
     assert len({json.dumps(marked) for _, _, _, marked in seen}) > 1

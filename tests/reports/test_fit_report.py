@@ -7,6 +7,7 @@ from html import unescape
 import numpy as np
 import pandas as pd
 import pytest
+from jinja2 import Environment, PackageLoader
 from PIL import Image
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
@@ -18,6 +19,8 @@ from dlprobe.errors import OutputError
 from dlprobe.extraction import extract
 from dlprobe.reports import Picture, report_folder, write_report
 from dlprobe.reports.fits.examples import EXAMPLES
+from dlprobe.reports.fits.writing import _without_intervals
+from dlprobe.reports.slider import slider
 from dlprobe.separability import SeparabilitySettings, separate
 from dlprobe.studies import FitSettings, fit_caches, read_run
 
@@ -84,6 +87,25 @@ def test_a_report_shows_the_numbers_of_its_run(page, tiny_fit):
         assert words in html
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
     assert "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_a_footer_is_written_out_and_few_photographs_are_said_to_be_few(page, tiny_fit):
+    footer = page.read_text().partition("<footer>")[2].partition("</footer>")[0]
+    assert "Settings: schemes autoencoded-pristine / autoencoded-fake, objectives dice-batch" in footer
+    assert not re.search("[{}]", footer)
+    assert _without_intervals(tiny_fit.results) == []
+    few = tiny_fit.results.assign(n_sources=6)
+    assert _without_intervals(few) == ["No intervals: 6 photographs, 8 needed."]
+
+
+def test_a_slider_tells_scores_near_0_and_1_by_what_is_left_and_by_logits(tmp_path, browse):
+    text = """{% extends "base.html" %}{% import "slider.html" as slider %}{% block body %}
+    {{ slider.gallery([], threshold) }}{{ slider.script(threshold) }}{% endblock %}"""
+    environment = Environment(loader=PackageLoader("dlprobe.reports"), autoescape=True)
+    path = tmp_path / "page.html"
+    path.write_text(environment.from_string(text).render(title="t", threshold=slider(float(expit(13.1)))))
+    script = 'while (!page.body.dataset.ready) await pause(); return page.getElementById("score").textContent;'
+    assert browse(path, script) == "1 - 2e-6 (logit 13.1)"
 
 
 def test_calibration_is_that_of_the_probes_that_never_saw_the_image(tiny_fit, tiny_cache):

@@ -47,7 +47,11 @@ def test_a_page_asks_answers_shows_and_says_from_what(study, browse):
     assert all(line.split(",")[0] in html for line in study.answer)
     assert "[[backbones]]" in re.search(r"<pre>(.*?)</pre>", html, re.DOTALL)[1]
     assert html.count('<table class="sortable">') == len(study.tables)
-    assert html.count("data:image/png") == 1
+    assert html.count("data:image/png") == 1 + (study.plot_details() is not None)
+    assert study.record["lead"].split(";")[0] in html
+    assert all(note.split(",")[0].replace("'", "&#39;") in html for note in study.notes)
+    for columns in re.findall(r"<thead><tr>(.*?)</tr>", html):
+        assert re.findall(r"<th>(.*?)</th>", columns)[1] in {"value", "difference"}
     assert "model_fingerprint" in html
     assert "Give a manifest." in html
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)

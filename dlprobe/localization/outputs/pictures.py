@@ -82,6 +82,8 @@ def overlay(
     mask: NDArray[np.bool_],
     disagreement: NDArray[np.float32] | None = None,
     n_windows: NDArray[np.int32] | None = None,
+    *,
+    threshold: float = 0.5,
 ) -> NDArray[np.uint8]:
     """Return an image tinted by its scores, the mask's border and the confidence drawn.
 
@@ -90,15 +92,35 @@ def overlay(
     pixels : ndarray of uint8, shape (height, width, 3)
         The image.
     scores : ndarray of float32, shape (height, width)
-        In [0, 1]: the strength of the tint.
+        In [0, 1]: `centred` on the threshold, the strength of the tint.
     mask : ndarray of bool, shape (height, width)
         Region whose border is drawn: vermillion inside, white outside.
     disagreement : ndarray of float32, shape (height, width), optional
         Sky-blue hatching where it is `HATCHED_FROM` or more.
     n_windows : ndarray of int32, shape (height, width), optional
         White dots where a single window looked, so that nothing could disagree.
+    threshold : float
+        Score, in (0, 1), at which the tint is half as strong as it gets.
     """
-    return overlay_rows(slice(0, mask.shape[0]), pixels, scores, mask, disagreement, n_windows)
+    return overlay_rows(slice(0, mask.shape[0]), pixels, scores, mask, disagreement, n_windows, threshold=threshold)
+
+
+def centred(scores: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
+    """Return scores moved along the scale of logits so that the threshold lies at one half, for colours.
+
+    Dice probes know few scores between 0 and 1, and a threshold of 0.999995 leaves no colour between what is marked and
+    what is not. At the threshold 0.5 scores stay what they are.
+
+    Parameters
+    ----------
+    scores : ndarray of float32
+        In [0, 1].
+    threshold : float
+        In (0, 1).
+    """
+    wide = np.asarray(scores, np.float64)
+    above, below = wide * (1 - threshold), (1 - wide) * threshold
+    return np.asarray(above / (above + below))
 
 
 def overlay_rows(  # noqa: PLR0917 (those of `overlay`)
@@ -108,12 +130,14 @@ def overlay_rows(  # noqa: PLR0917 (those of `overlay`)
     mask: NDArray[np.bool_],
     disagreement: NDArray[np.float32] | None = None,
     n_windows: NDArray[np.int32] | None = None,
+    *,
+    threshold: float = 0.5,
 ) -> NDArray[np.uint8]:
     """Return some rows of what `overlay` returns: `part` of the mask, and those rows of all other arrays."""
     from scipy.ndimage import binary_dilation, binary_erosion
 
     unit = max(1, round(min(mask.shape) / 256))
-    share = (_SHARE * scores)[..., None]
+    share = (_SHARE * centred(scores, threshold))[..., None]
     tinted = pixels * (1 - share) + _SCORE_RGB * share
     y, x = np.arange(part.start, part.stop)[:, None], np.arange(mask.shape[1])[None]
     if disagreement is not None:

@@ -40,8 +40,9 @@ FILES = {
     "score.npy": "score of INPAINTED at the image's size, float32 in [0, 1]",
     "score.png": "the same, 16 bits: score times 65,535",
     "mask.png": "255 where marked after post-processing, else 0",
-    "overlay.png": "image tinted vermillion by score; border of the mask; hatched sky blue where the windows' scores "
-    f"differ by a standard deviation of {HATCHED_FROM:g} or more; white dots where one window looked",
+    "overlay.png": "image tinted vermillion by score, on the scale of logits about the threshold; border of the mask; "
+    f"hatched sky blue where the windows' scores differ by a standard deviation of {HATCHED_FROM:g} or more; "
+    "white dots where one window looked",
     "disagreement.png": "standard deviation of the windows' scores, 16 bits: times 65,535",
     "windows.png": "number of windows that saw the pixel, 16 bits",
 }
@@ -128,12 +129,14 @@ def write_result(image: Decoded, found: ScoreMap, work: Work) -> dict[str, Any]:
     image.folder.parent.mkdir(parents=True, exist_ok=True)
     with publish(image.folder) as scratch:
         scratch.mkdir()
-        _write_files(scratch, image.pixels, found, mask)
+        _write_files(scratch, image.pixels, found, mask, work.threshold)
         (scratch / RESULT_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
 
 
-def _write_files(folder: Path, pixels: NDArray[np.uint8], found: ScoreMap, mask: NDArray[np.bool_]) -> None:
+def _write_files(
+    folder: Path, pixels: NDArray[np.uint8], found: ScoreMap, mask: NDArray[np.bool_], threshold: float
+) -> None:
     scores, disagreement, shape = found.inpainted, found.disagreement, mask.shape
     n_windows = _Nearest(found.n_windows, shape)
 
@@ -146,7 +149,8 @@ def _write_files(folder: Path, pixels: NDArray[np.uint8], found: ScoreMap, mask:
         return np.minimum(n_windows.rows(part), 65535).astype(np.uint16)
 
     def drawn(part: slice) -> NDArray[np.uint8]:
-        return overlay_rows(part, pixels[part], scores[part], mask, disagreement[part], n_windows.rows(part))
+        more = (disagreement[part], n_windows.rows(part))
+        return overlay_rows(part, pixels[part], scores[part], mask, *more, threshold=threshold)
 
     write_npy(folder / "score.npy", scores)
     write_png(folder / "score.png", shape, "uint16", lambda part: sixteen(scores, part))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.plotting import png
 from dlprobe.reports.fits.examples import worst_and_best
 from dlprobe.reports.fits.sections import calibration_section, pooled_section, require_folder, separability_sections
-from dlprobe.reports.page import Section, png_uri, require_html, shrunk, write_page
+from dlprobe.reports.page import Section, png_uri, require_html, shrunk, write_page, written_out
 from dlprobe.reports.slider import slider
 from dlprobe.studies import read_run
 from dlprobe.studies.displays import plot_comparisons, plot_results
@@ -120,12 +121,19 @@ def _sections(run: Run) -> list[Section]:
             "On the patch grid, at score 0.5 and (suffix _val) at the threshold chosen on validation.",
             "Means over sources with their 95 % studentized bootstrap intervals.",
             "The column 'everything' is what marking every patch gets.",
+            *_without_intervals(results),
         ],
         png_uri(png(plot_results(results))),
     )
     calibration = calibration_section(run.tables["calibration"])
     pooled = pooled_section(run.tables["pooled"])
     return [scores, _comparisons(run, "Paired comparisons"), *calibration, pooled, _other_metrics(results)]
+
+
+def _without_intervals(results: pd.DataFrame) -> list[str]:
+    """Return why no value has an interval, where none has."""
+    most = int(results["n_sources"].max())
+    return [f"No intervals: {most} photographs, {MIN_SOURCES} needed."] if most < MIN_SOURCES else []
 
 
 def _comparisons(run: Run, title: str, notes: Sequence[str] = ()) -> Section:
@@ -188,7 +196,11 @@ def _other_metrics(results: pd.DataFrame) -> Section:
 
 def _provenance(run: Run) -> list[str]:
     record = run.record
-    lines = [f"Run {run.path.name}; settings {record['settings']}; software {record['software']}."]
+    lines = [
+        f"Run {run.path.name}.",
+        f"Settings: {written_out(record['settings'])}.",
+        f"Software: {written_out(record['software'])}.",
+    ]
     for name, model in record["models"].items():
         caches = ", ".join(cache["cache_fingerprint"] for cache in model["caches"])
         lines.append(

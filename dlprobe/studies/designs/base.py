@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dlprobe.registry import Registry
 
@@ -26,17 +26,20 @@ class Findings:
     tables : dict of str to DataFrame
         The first is the one to read and to draw.
     answer : list of str
-        The question answered in sentences, with intervals; and what must be known to read them.
+        The question answered in a few plain sentences, with intervals.
+    notes : list of str
+        What must be known to read them.
     cells : list of Path
         Folders of the fits and evaluations behind the tables.
     """
 
     tables: dict[str, pd.DataFrame]
     answer: list[str]
+    notes: list[str] = field(default_factory=list)
     cells: list[Path] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyKind:
     """A kind of study.
 
@@ -50,12 +53,27 @@ class StudyKind:
         ``(workshop) -> Findings``.
     plot : callable
         ``(tables, ax) -> Axes``: draws the first table.
+    details : callable, optional
+        ``(tables) -> Axes or None``: a second figure, of what the first leaves out.
+    several : bool
+        Whether it looks at every [[backbones]]; others refuse a second one.
+    tests : bool
+        Whether it can test on another data set; others refuse a [test].
+    trains : {"fit", "finetune"}
+        The section that says how it trains; the other one is refused.
+    reads : tuple of str
+        The [options] that it reads; others are refused.
     """
 
     name: str
     asks: str
     run: Callable[[Workshop], Findings]
     plot: Callable[[dict[str, pd.DataFrame], Axes | None], Axes]
+    details: Callable[[dict[str, pd.DataFrame]], Axes | None] | None = None
+    several: bool = False
+    tests: bool = True
+    trains: Literal["fit", "finetune"] = "fit"
+    reads: tuple[str, ...] = ("method", "scheme")
 
 
 #: Kinds of study by name; other packages announce theirs in the entry-point group.

@@ -72,6 +72,8 @@ class BackboneSource:
         As there.
     cache : str, optional
         A complete cache to be used as it is; relative to the TOML file.
+    test_cache : str, optional
+        Beside `cache`: that of the data set which the study's [test] names.
     """
 
     name: str = ""
@@ -80,8 +82,12 @@ class BackboneSource:
     norm: bool = True
     window_px: int | None = None
     cache: str | None = None
+    test_cache: str | None = None
 
     def __post_init__(self) -> None:
+        if self.test_cache and not self.cache:
+            msg = "a study's [[backbones]] has a test_cache without a cache; [test] is extracted where there is none"
+            raise DataError(msg)
         if bool(self.name) == bool(self.cache):
             msg = "a study's [[backbones]] needs either name or cache"
             raise DataError(msg)
@@ -110,11 +116,12 @@ class Question:
     hit_iou : float
         `scale`: an image counts as detected from this IoU on.
     generators : tuple of str
-        `generators`: those to train on, one at a time; all that paint into masks by default.
+        `generators`: those to train on, one at a time; all that paint into masks by default. `robustness`: those
+        whose images are looked at, beside photographs as they are; all by default.
     sources : tuple of int
         `data-size`: numbers of training photographs.
-    degrade : str
-        `robustness`: a preset of `dlprobe.data.degrade`.
+    degrade : tuple of str
+        `robustness`: presets of `dlprobe.data.degrade`, or chains.
     stride_px : int
         `robustness`: of the sliding window.
     strides_px : tuple of int
@@ -131,7 +138,7 @@ class Question:
     hit_iou: float = 0.5
     generators: tuple[str, ...] = ()
     sources: tuple[int, ...] = (2, 4, 8)
-    degrade: str = "tgif"
+    degrade: tuple[str, ...] = ("tgif", "dinolizer")
     stride_px: int = 128
     strides_px: tuple[int, ...] = (504, 252, 126)
     modes: tuple[str, ...] = MODES

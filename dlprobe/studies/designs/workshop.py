@@ -26,9 +26,13 @@ from dlprobe.studies.runs import RUN_NAME, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    import pandas as pd
+
     from dlprobe.backbones.base import Backbone
+    from dlprobe.finetune import FinetuneSettings
     from dlprobe.studies.designs.definition import BackboneSource, DataSource, Study
     from dlprobe.studies.fitting.settings import FitSettings
     from dlprobe.studies.runs import Run
@@ -52,12 +56,15 @@ class Workshop:
         Where data, caches and cells are kept.
     say : callable
         Told in a line what is being done.
+    bar : callable
+        ``(label, unit)`` to a context manager that yields what is told the steps done and in all, or None.
     """
 
     study: Study
     base: Path
     folder: Path
     say: Callable[[str], None]
+    bar: Callable[[str, str], AbstractContextManager[Callable[[int, int], None] | None]]
 
     def manifest(self, source: DataSource | None = None) -> Manifest:
         """Return the images of the study, or of another source; data of the demo are built on the first call."""
@@ -69,14 +76,33 @@ class Workshop:
         options = {name: value for name in ("variant", "dataset") if (value := getattr(source, name))}
         return scan(self.base / str(source.root), layout=source.layout, sample=0, **options).manifest
 
-    def caches(self, source: DataSource | None = None) -> list[Path]:
+    def caches(self) -> list[Path]:
         """Return one complete cache for each backbone of the study, extracting what is missing."""
-        manifest = self.manifest(source) if any(not entry.cache for entry in self.study.backbones) else None
-        return [self._cache(entry, manifest) for entry in self.study.backbones]
+        manifest = self.manifest() if any(not entry.cache for entry in self.study.backbones) else None
+        return [self._cache(entry, entry.cache, manifest) for entry in self.study.backbones]
 
     def test_caches(self) -> list[Path]:
         """Return the caches of the data set that is tested only; none where the study has no [test]."""
-        return self.caches(self.study.test) if self.study.test else []
+        entries = self.study.backbones
+        if not self.study.test:
+            return []
+        manifest = self.manifest(self.study.test) if any(not entry.cache for entry in entries) else None
+        return [self._cache(entry, entry.test_cache, manifest) for entry in entries]
+
+    def frames(self) -> list[pd.DataFrame]:
+        """Return the manifests of all caches of the first backbone: of the study's data, and of those tested only."""
+        return [open_cache(path).manifest.frame for path in (*self.caches()[:1], *self.test_caches()[:1])]
+
+    def weights(self) -> list[tuple[str, str]]:
+        """Return name and weights of every backbone."""
+        found = []
+        for entry in self.study.backbones:
+            if entry.cache:
+                cache = open_cache(self.base / entry.cache)
+                found.append((cache.model_spec.backbone, cache.origin["weights"]))
+            else:
+                found.append((entry.name, entry.weights))
+        return found
 
     def fit(self, caches: Sequence[Path], settings: FitSettings, test: Sequence[Path] = ()) -> Run:
         """Return the fit of some caches under some settings, fitting only where no cell has its key."""
@@ -89,14 +115,25 @@ class Workshop:
         cell = self.folder / "cells" / key
         if not (cell / RUN_NAME).is_file():
             self.say(f"fitting cell {key}")
-            fit_caches(caches, cell, test=test, settings=settings)
+            with self.bar("fit", "steps") as progress:
+                fit_caches(caches, cell, test=test, settings=settings, progress=progress)
         return read_run(cell)
 
-    def evaluation(self, probe: Path, sources: set[str], stride_px: int, degrade: tuple[str, ...] = ()) -> Path:
+    def evaluation(
+        self,
+        probe: Path,
+        sources: set[str],
+        stride_px: int,
+        degrade: tuple[str, ...] = (),
+        generators: tuple[str, ...] = (),
+    ) -> Path:
         """Return the evaluation of a probe on the images of some photographs, clean and degraded."""
         options = self.study.extract
-        manifest = self.manifest()
-        chosen = manifest.select(manifest.frame["source_id"].isin(sources))
+        manifest = self.manifest(self.study.test)
+        wanted = manifest.frame["source_id"].isin(sources)
+        if generators:
+            wanted &= manifest.frame["generator"].isin(["", *generators])
+        chosen = manifest.select(wanted)
         settings = EvaluateSettings(protocols=(OWN_PROTOCOL,), degrade=degrade, split="all")
         sliding = SlidingSettings(stride_px=stride_px)
         key = cell_key(
@@ -111,20 +148,21 @@ class Workshop:
             self.say(f"evaluating cell {key}")
             # the weights that the card names: a cache that was there already has no others
             head, backbone = load_probe(probe, device=options.device, engine=options.engine)
-            evaluate(chosen, backbone, head, cell, settings=settings, sliding=sliding)
+            with self.bar("evaluate", "steps") as progress:
+                evaluate(chosen, backbone, head, cell, settings=settings, sliding=sliding, progress=progress)
         return cell
 
-    def adaptations(self) -> list[Run]:
-        """Return the first backbone's adaptation in every mode that the study asks for: one run a fold."""
-        asked, entry = self.study.options, self.study.backbones[0]
+    def adaptations(self, settings: FinetuneSettings) -> list[Run]:
+        """Return the backbone's adaptation in every mode that the study asks for: one run a fold."""
+        asked, [entry] = self.study.options, self.study.backbones
         if entry.cache:
             msg = "a study of adaptation trains on images, which a cache has no more; give [[backbones]] a name"
             raise DataError(msg)
         backbone = self._backbone(entry)
-        return [self._adaptation(manifest, backbone) for manifest in _folds(self.manifest(), asked.folds)]
+        return [self._adaptation(part, backbone, settings) for part in _folds(self.manifest(), asked.folds)]
 
-    def _adaptation(self, manifest: Manifest, backbone: Backbone) -> Run:
-        modes, settings = self.study.options.modes, self.study.finetune
+    def _adaptation(self, manifest: Manifest, backbone: Backbone, settings: FinetuneSettings) -> Run:
+        modes = self.study.options.modes
         key = cell_key(
             "adaptation",
             model=backbone.spec.fingerprint,
@@ -135,7 +173,8 @@ class Workshop:
         cell = self.folder / "cells" / key
         if not (cell / RUN_NAME).is_file():
             self.say(f"adapting {backbone.spec.backbone} in cell {key}: {', '.join(modes)}")
-            finetune(manifest, backbone, cell, modes=modes, settings=settings)
+            with self.bar("finetune", "steps") as progress:
+                finetune(manifest, backbone, cell, modes=modes, settings=settings, progress=progress)
         return read_run(cell)
 
     def _backbone(self, entry: BackboneSource) -> Backbone:
@@ -150,9 +189,9 @@ class Workshop:
             engine=options.engine,
         )
 
-    def _cache(self, entry: BackboneSource, manifest: Manifest | None) -> Path:
-        if entry.cache or manifest is None:
-            path = self.base / str(entry.cache)
+    def _cache(self, entry: BackboneSource, there: str | None, manifest: Manifest | None) -> Path:
+        if there or manifest is None:
+            path = self.base / str(there)
             open_cache(path).require_complete()
             return path
         options, backbone = self.study.extract, self._backbone(entry)
@@ -160,8 +199,10 @@ class Workshop:
         key = cell_key("cache", model=backbone.spec.fingerprint, manifest=manifest.sha256, settings=settings)
         path = self.folder / "caches" / f"{_slug(entry.name)}-{key}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.say(f"extracting {entry.name} into {path.name}")
-        extract(manifest, backbone, path, **settings)
+        if not (path.exists() and open_cache(path).complete):
+            self.say(f"extracting {entry.name} into {path.name}")
+            with self.bar("extract", "windows") as progress:
+                extract(manifest, backbone, path, progress=progress, **settings)
         return path
 
     def _demo(self, source: DataSource) -> Manifest:
@@ -179,6 +220,24 @@ class Workshop:
 def cell_key(work: str, **determines: Any) -> str:
     """Return the key of a piece of work: a hash of its name and of everything that determines it."""
     return fingerprint({"work": work, "version": CELL_VERSION, **determines})[:_KEY_DIGITS]
+
+
+def known_generators(asked: Sequence[str], frames: Sequence[pd.DataFrame]) -> tuple[tuple[str, ...], list[str]]:
+    """Return those of some generators that an image is by, and a note on the others.
+
+    A study is carried from one data set to another by changing paths alone, where generators have other names.
+    """
+    there = {str(name) for frame in frames for name in frame["generator"].unique()} - {""}
+    known = tuple(name for name in asked if name in there)
+    missing = sorted(set(asked) - set(known))
+    if not missing:
+        return known, []
+    return known, [
+        (
+            f"Not looked for, because no image is by them: {', '.join(missing)}. The data have "
+            f"{', '.join(sorted(there)) or 'no generators'}; name some of these in the study's file."
+        )
+    ]
 
 
 def _folds(manifest: Manifest, count: int) -> list[Manifest]:

@@ -1,5 +1,7 @@
 """What frozen and moved backbones are compared by, against arithmetic by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from scipy.stats import ttest_1samp
 
 from dlprobe.errors import DataError, ProbeError
 from dlprobe.studies.designs import run_study
-from dlprobe.studies.designs.kinds.adaptation import HELD_OUT, SEEN, _differences, _kind, _scores
+from dlprobe.studies.designs.kinds.adaptation import HELD_OUT, SEEN, _differences, _kind, _lost, _notes, _scores
 
 PHOTOGRAPHS = [f"p{i}" for i in range(12)]
 #: IoU of a mode on a generator; photographs add noise of their own, the same for all modes.
@@ -92,3 +94,20 @@ folds = 3
     path.write_text(text.replace(old, new))
     with pytest.raises(error, match=complaint):
         run_study(path, tmp_path / "out")
+
+
+def test_what_only_some_folds_say_names_them():
+    runs = [SimpleNamespace(record={"notes": ["v head: the same", f"v head: epoch {epoch} of 3"]}) for epoch in (3, 2)]
+    assert _notes(runs) == [
+        "v head: the same",
+        "Fold 1 of 2: v head: epoch 3 of 3",
+        "Fold 2 of 2: v head: epoch 2 of 3",
+    ]
+    assert _notes(runs[:1]) == ["v head: the same", "v head: epoch 3 of 3"]
+
+
+def test_the_loss_to_held_out_generators_is_told_from_the_moved_backbone(images):
+    table = _differences(images, ["full"], seed=0)
+    row = table[table["kind"] == "fr, held out minus trained on"].iloc[0]
+    assert _lost(row).startswith("From generators trained on to those held out, full loses 0.250 [0.2")
+    assert "more IoU on fr than head, the frozen backbone (12 photographs, p " in _lost(row)

@@ -30,7 +30,7 @@ def settings(images):
 
 
 def test_each_setting_is_paired_with_the_first_by_photograph(settings):
-    found = _differences(settings, seed=0).set_index("kind")
+    found = pd.DataFrame(_differences(settings, seed=0)).set_index("kind")
     assert (found["comparison"] == "to holes - threshold alone").all()
     assert found.loc["sp", "difference"] == pytest.approx(0.1)
     assert found.loc["real", "difference"] == pytest.approx(0.0)

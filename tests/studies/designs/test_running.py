@@ -5,11 +5,19 @@ import json
 import pandas as pd
 import pytest
 
+from dlprobe.data import scan
+from dlprobe.data.manifest import source_groups
+from dlprobe.data.synthesis import build_demo
 from dlprobe.errors import DataError, OutputError
+from dlprobe.reports import report_folder
 from dlprobe.studies.designs import read_study_result, ready_studies, run_study
+from dlprobe.studies.results import with_interval
 
 #: What makes a ready study small: eight photographs of 128 px, windows of 112 px (128 for patches of 16 px), few heads.
 SMALL = {
+    "[extract]\nstride_px = 224\n\n": "",
+    "window_px = 224       # small, so that twenty conditions take minutes: leave it out with real data\n": "",
+    "side_px = 336": "",
     "photographs = 12": "",
     "photographs = 8": "",
     "side_px = 512": "",
@@ -23,7 +31,7 @@ SMALL = {
     "stride_px = 252": "stride_px = 112",
     "side_px = 640": "",
     "strides_px = [504, 252, 126]": "strides_px = [112, 56]",
-    'degrade = "tgif"': 'degrade = "jpeg:quality=60"',
+    'degrade = ["dinolizer"]': 'degrade = ["jpeg:quality=60"]',
     "sources = [2, 4, 8]": "sources = [2, 4]",
     "window_px = 224": "window_px = 112",
     "stride_px = 224": "stride_px = 112",
@@ -31,6 +39,10 @@ SMALL = {
     "\nfolds = 4": "\nfolds = 3",
     "[fit]": "[extract]\nstride_px = 112\n\n[fit]",
 }
+
+
+#: Ready studies that are not named after their kind.
+KINDS = {"pretraining": "backbones"}
 
 
 def small(name, tmp_path):
@@ -51,9 +63,13 @@ def done(request, tmp_path_factory):
 
 
 def test_a_study_answers_with_a_table_sentences_and_a_figure(done):
-    name, _, found = done
+    name, path, found = done
     assert found.answer
-    assert all(line.strip() and "nan" not in line for line in found.answer)
+    assert found.record["lead"].count(" images of 8 demo photographs") == 1
+    assert all(line.strip().endswith(".") and "nan" not in line for line in found.answer)
+    random = "random" in path.read_text()
+    assert random == ("a floor, not a finding" in found.answer[0])
+    assert random == ("random:0)" in found.record["lead"])
     table = found.frame()
     assert len(table)
     assert table.filter(regex="value|difference").notna().any().any()
@@ -62,14 +78,14 @@ def test_a_study_answers_with_a_table_sentences_and_a_figure(done):
     assert (findings / "figure.png").stat().st_size > 5000
     for stem in json.loads((findings / "study.json").read_text())["tables"]:
         assert {f"{stem}.parquet", f"{stem}.csv", f"{stem}.md"} <= {file.name for file in findings.iterdir()}
-    assert json.loads((findings / "study.json").read_text())["study"]["kind"] == name
+    assert json.loads((findings / "study.json").read_text())["study"]["kind"] == KINDS.get(name, name)
 
 
 def test_a_second_run_computes_no_cell_again(done):
     _, path, found = done
     said = []
     again = run_study(path, found.path, say=said.append)
-    assert not [line for line in said if line.startswith(("fitting", "evaluating", "adapting"))]
+    assert not [line for line in said if line.startswith(("extracting", "fitting", "evaluating", "adapting"))]
     pd.testing.assert_frame_equal(again.frame(), found.frame())
 
 
@@ -77,6 +93,34 @@ def test_what_was_found_is_read_back(done):
     _, _, found = done
     pd.testing.assert_frame_equal(read_study_result(found.path).frame(), found.frame(), check_dtype=False)
     assert read_study_result(found.path).answer == found.answer
+
+
+def test_a_study_has_a_page_with_every_value_and_its_interval(done):
+    _, _, found = done
+    html = report_folder(found.path).read_text()
+    for table in found.tables.values():
+        pairs = [("value", "low", "high"), ("difference", "difference_low", "difference_high")]
+        pairs += [("difference", "low", "high")] if "value" not in table else []
+        for name, low, high in pairs:
+            if {name, low, high} <= set(table.columns):
+                ends = zip(table[name], table[low], table[high], strict=True)
+                assert all(with_interval(*each, signed=name == "difference") in html for each in ends)
+
+
+def test_a_matrix_of_generators_has_no_kinds_of_masks(done):
+    name, _, found = done
+    if name != "generators":
+        pytest.skip("of the study of generators")
+    assert set(found.frame()["tested"]) == {"telea+pca", "ns+pca", "donor+pca", "telea+sr", "donor+sr"}
+
+
+def test_two_weights_of_one_architecture_are_told_apart(done):
+    name, _, found = done
+    if name != "pretraining":
+        pytest.skip("of the study of pretraining")
+    names = [f"timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k (random:{seed})" for seed in (0, 1)]
+    assert list(dict.fromkeys(found.frame()["model"])) == names
+    assert set(found.tables["comparisons"]["comparison"]) == {" - ".join(names)}
 
 
 def test_a_wider_question_computes_only_what_is_new(tmp_path):
@@ -105,12 +149,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     [
         (
             "labelling",
-            '"autoencoded-pristine", "autoencoded-fake", "autoencoded-ignored"',
+            '"autoencoded-pristine", "autoencoded-fake", "autoencoded-ignored", "three-class"',
             '"autoencoded-fake"',
             "at least two",
         ),
         ("generators", "[fit]", '[options]\ngenerators = ["lama"]\n[fit]', "no fake by lama"),
         ("data-size", "sources = [2, 4]", "sources = [100]", "out of range"),
+        ("scale", "[fit]", '[[backbones]]\nname = "residual:srm"\n[fit]', r"\[\[backbones\]\] 2 times"),
+        ("adaptation", "[options]", "[test]\ndemo = true\n[options]", r"\[test\], which it cannot use"),
+        ("adaptation", "[options]", "[fit]\nepochs = 3\n[options]", r"\[fit\], which it does not read"),
+        ("labelling", "[fit]", "[finetune]\nepochs = 3\n[fit]", r"\[finetune\], which it does not read"),
+        ("labelling", "[fit]", "[options]\nhit_iou = 0.3\n[fit]", r"hit_iou in \[options\]"),
+        ("labelling", 'name = "residual:srm"\nwindow_px = 112', 'cache = "c"\n[test]\ndemo = true', "test_cache"),
     ],
 )
 def test_what_a_kind_cannot_do_is_one_line(tmp_path, name, old, new, complaint):
@@ -135,3 +185,29 @@ def test_robustness_of_a_cache_that_is_there_takes_the_weights_it_was_made_with(
     path.write_text(f'{there[:start]}\n[data]\nroot = "{images}"\n\n{there[stop:]}')
     found = run_study(path, tmp_path / "there")
     pd.testing.assert_frame_equal(found.frame(), made.frame())
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """Return a folder with the manifests of six photographs to train on and of ten others to test."""
+    folder = tmp_path_factory.mktemp("apart")
+    build_demo(folder / "data", photographs=16, side_px=128, window_px=112)
+    manifest = scan(folder / "data", sample=0).manifest
+    groups = source_groups(manifest.frame)
+    train = groups.isin(sorted(groups.unique())[:3])
+    manifest.select(train).write(folder / "train.parquet")
+    manifest.select(~train).write(folder / "test.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["robustness", "localization", "generators", "data-size"])
+def test_a_data_set_that_is_tested_only_is_what_is_scored(apart, tmp_path, name):
+    text = small(name, tmp_path).read_text()
+    start, stop = text.index("\n[data]\n"), text.index("[[backbones]]")
+    where = f'[data]\nmanifest = "{apart}/train.parquet"\n[test]\nmanifest = "{apart}/test.parquet"\n'
+    path = tmp_path / "apart.toml"
+    path.write_text(f"{text[:start]}\n{where}{text[stop:]}".replace("n_folds = 4\n", ""))
+    found = run_study(path, tmp_path / "out")
+    tested = pd.read_parquet(apart / "test.parquet")["source_id"].nunique()
+    assert found.frame()["n_sources"].max() == tested
+    assert "tested on" in found.record["lead"]

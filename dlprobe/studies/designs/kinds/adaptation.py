@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from dlprobe.errors import DataError
-from dlprobe.metrics import bootstrap_mean, holm, paired_difference, source_means
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.kinds.comparing import notes, sentence
+from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, notes, tell
+from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fitting.scoring import EVERYTHING
-from dlprobe.studies.results import FAKE_VARIANTS, grid_of
+from dlprobe.studies.results import grid_of, with_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from matplotlib.axes import Axes
 
     from dlprobe.studies.designs.workshop import Workshop
+    from dlprobe.studies.runs import Run
 
 #: The mode that leaves the backbone as it is.
 FROZEN = "head"
 SEEN, HELD_OUT = "generators trained on", "generators held out"
+#: What follows the variant where a mode's loss from the former to the latter is compared.
+_LOSS = ", held out minus trained on"
 _BY_SOURCE = dict[str, float]
 
 
@@ -32,18 +37,47 @@ def _adaptation(workshop: Workshop) -> Findings:
     if FROZEN not in modes or len(modes) < 2:
         msg = f"a study of adaptation compares {FROZEN!r} with at least one other mode; the modes are {list(modes)}"
         raise DataError(msg)
-    runs = workshop.adaptations()
+    held, missing = known_generators(settings.hold_out, [workshop.manifest().frame])
+    runs = workshop.adaptations(replace(settings, hold_out=held))
     images = pd.concat([run.tables["images"] for run in runs], ignore_index=True)
-    images = images.assign(mode=images["model"].str.split().str[-1], kind=_kind(images, settings.hold_out))
+    images = images.assign(mode=images["model"].str.split().str[-1], kind=_kind(images, held))
     moved = [mode for mode in modes if mode != FROZEN]
     differences = _differences(images, moved, settings.seed)
-    answer = [f"{row.comparison} on {row.kind}: {sentence(row)}" for row in differences.itertuples()]
-    told = [note for run in runs for note in notes(run)]
+    asked = differences[differences["kind"].str.endswith(_LOSS)]
+    answer = tell(asked, _lost) if len(asked) else []
     return Findings(
         {"scores": _scores(images, modes, settings.seed), "differences": differences},
-        [*answer, *dict.fromkeys(told)],
+        [*answer, *tell(differences.drop(asked.index))],
+        [UNADJUSTED, *missing, *_notes(runs)],
         [run.path for run in runs],
     )
+
+
+def _lost(row: pd.Series) -> str:
+    """Return in words how much more one mode loses from generators trained on to those held out."""
+    mode, frozen = str(row["comparison"]).split(" - ", 1)
+    ends = [float(row[name]) for name in ("difference", "low", "high")]
+    less = ends[0] > 0
+    told = with_interval(*(ends if less else [-ends[0], -ends[2], -ends[1]]))
+    variant = str(row["kind"]).partition(",")[0]
+    return (
+        f"From generators trained on to those held out, {mode} loses {told} {'less' if less else 'more'} IoU on "
+        f"{variant} than {frozen}, the frozen backbone {how_sure(row)}."
+    )
+
+
+def _notes(runs: Sequence[Run]) -> list[str]:
+    """Return what the folds say, each line once with the folds that say it."""
+    said: dict[str, list[int]] = {}
+    for fold, run in enumerate(runs, 1):
+        for note in notes(run):
+            said.setdefault(note, []).append(fold)
+    if len(runs) == 1:
+        return list(said)
+    return [
+        note if len(folds) == len(runs) else f"Fold {' and '.join(map(str, folds))} of {len(runs)}: {note}"
+        for note, folds in said.items()
+    ]
 
 
 def _kind(images: pd.DataFrame, hold_out: Collection[str]) -> pd.Series:
@@ -53,37 +87,18 @@ def _kind(images: pd.DataFrame, hold_out: Collection[str]) -> pd.Series:
     return images["variant"].where(~told, images["variant"] + ", " + known)
 
 
-def _metric(rows: pd.DataFrame) -> str:
-    return "iou" if rows["variant"].iloc[0] in FAKE_VARIANTS else "false_area"
-
-
-def _by_source(rows: pd.DataFrame, metric: str) -> _BY_SOURCE:
-    return source_means(rows[metric].to_numpy(dtype=float), rows["source_id"].to_numpy(dtype=str))
-
-
 def _scores(images: pd.DataFrame, modes: Collection[str], seed: int) -> pd.DataFrame:
     """Return one row per kind and mode: mean over photographs with its interval, and what marking everything gets."""
     records = []
     for kind, rows in images.groupby("kind", sort=False):
-        metric = _metric(rows)
+        metric = metric_of(rows["variant"].iloc[0])
         marked = rows[(rows["method"] == EVERYTHING) & (rows["mode"] == FROZEN)]
-        everything = bootstrap_mean(_by_source(marked, metric), seed=seed).estimate
+        everything = pd.Series(by_source(marked, metric), dtype=float).mean()
         for mode in modes:
             part = rows[(rows["mode"] == mode) & (rows["method"] != EVERYTHING)]
-            found = bootstrap_mean(_by_source(part, metric), seed=seed, bounds=(0, 1))
-            records.append(
-                {
-                    "kind": kind,
-                    "metric": f"{metric}@{grid_of(rows)}",
-                    "mode": mode,
-                    "value": found.estimate,
-                    "low": found.low,
-                    "high": found.high,
-                    "everything": everything,
-                    "n_sources": found.n,
-                    "n_images": len(part),
-                }
-            )
+            names = {"kind": kind, "mode": mode, "metric": f"{metric}@{grid_of(rows)}"}
+            row = score_row(by_source(part, metric), seed, **names)
+            records.append({**row, "everything": everything, "n_images": len(part)})
     return pd.DataFrame.from_records(records)
 
 
@@ -97,34 +112,31 @@ def _differences(images: pd.DataFrame, moved: Collection[str], seed: int) -> pd.
     values: dict[tuple[str, str], _BY_SOURCE] = {}
     metrics: dict[str, str] = {}
     for (kind, mode), rows in fitted.groupby(["kind", "mode"], sort=False):
-        metrics[kind] = _metric(rows)
-        values[kind, mode] = _by_source(rows, metrics[kind])
+        metrics[kind] = metric_of(rows["variant"].iloc[0])
+        values[kind, mode] = by_source(rows, metrics[kind])
     for variant in dict.fromkeys(fitted["variant"]):
         seen, held = f"{variant}, {SEEN}", f"{variant}, {HELD_OUT}"
         if seen in metrics and held in metrics:
-            kind = f"{variant}, held out minus trained on"
+            kind = f"{variant}{_LOSS}"
             metrics[kind] = metrics[seen]
             for mode in (FROZEN, *moved):
                 ours, others = values[held, mode], values[seen, mode]
                 values[kind, mode] = {name: ours[name] - others[name] for name in ours.keys() & others.keys()}
-    records = []
-    for kind, metric in metrics.items():
-        for mode in moved:
-            found = paired_difference(values[kind, FROZEN], values[kind, mode], seed=seed, bounds=(-2, 2))
-            records.append(
-                {
-                    "comparison": f"{mode} - {FROZEN}",
-                    "kind": kind,
-                    "metric": f"{metric}@{grid_of(fitted)}",
-                    "difference": found.estimate,
-                    "low": found.low,
-                    "high": found.high,
-                    "p": found.p,
-                    "n_sources": found.n,
-                }
+    return with_holm(
+        [
+            difference_row(
+                values[kind, FROZEN],
+                values[kind, mode],
+                seed,
+                reach=2.0,
+                comparison=f"{mode} - {FROZEN}",
+                kind=kind,
+                metric=f"{metric}@{grid_of(fitted)}",
             )
-    table = pd.DataFrame.from_records(records)
-    return table.assign(p_holm=holm(table["p"].to_numpy()))
+            for kind, metric in metrics.items()
+            for mode in moved
+        ]
+    )
 
 
 def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
@@ -134,4 +146,14 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     return ax
 
 
-register(StudyKind("adaptation", "does a frozen backbone generalise better than a fine-tuned one?", _adaptation, _plot))
+register(
+    StudyKind(
+        name="adaptation",
+        asks="does a frozen backbone generalise better than a fine-tuned one?",
+        run=_adaptation,
+        plot=_plot,
+        tests=False,
+        trains="finetune",
+        reads=("modes", "folds"),
+    )
+)

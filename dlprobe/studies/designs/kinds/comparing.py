@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from dlprobe.errors import DataError
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.results import with_interval
+from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.telling import UNADJUSTED, VARIANTS, known_metric, notes, shown_models, tell
+from dlprobe.studies.designs.workshop import known_generators
+from dlprobe.studies.fitting.scoring import EVERYTHING
+from dlprobe.studies.results import grid_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from dlprobe.studies.designs.workshop import Workshop
@@ -24,17 +29,19 @@ if TYPE_CHECKING:
 SHOWN = ("iou", "ap", "false_area", "iou_val", "false_area_val")
 _COLUMNS = (
     "kind",
+    "value",
+    "low",
+    "high",
     "metric",
     "model",
     "method",
     "scheme",
-    "value",
-    "low",
-    "high",
     "everything",
     "n_sources",
     "n_images",
 )
+#: What follows the variant where only the generators that were held out are looked at together.
+_HELD_OUT = "generators held out"
 
 
 def _backbones(workshop: Workshop) -> Findings:
@@ -43,59 +50,133 @@ def _backbones(workshop: Workshop) -> Findings:
         msg = "a study of backbones compares at least two; add a [[backbones]]"
         raise DataError(msg)
     run = workshop.fit(caches, replace(workshop.study.fit, schemes=(asked.scheme,)), workshop.test_caches())
-    return _findings(run, asked.method, "model")
+    shown, comparisons = _of_method(run, asked.method), run.tables["comparisons"]
+    names = shown_models(run)
+    layers = {f"{asked.method} - {name}" for name in shown["method"].unique()}
+    within = comparisons[comparisons["comparison"].isin(layers)]
+    within = within.assign(
+        comparison=[_within(*each, names) for each in zip(within["model"], within["comparison"], strict=False)]
+    )
+    pairs = {f"{one} - {other}": f"{names[one]} - {names[other]}" for one, other in permutations(names, 2)}
+    between = comparisons[comparisons["comparison"].isin(pairs)]
+    between = between.assign(comparison=between["comparison"].map(pairs))
+    differences = pd.concat([between, within], ignore_index=True)
+    shown = shown.assign(model=_series(shown, names))
+    return Findings(
+        {"results": shown, "comparisons": differences}, tell(differences), [UNADJUSTED, *notes(run, names)], [run.path]
+    )
+
+
+def _series(shown: pd.DataFrame, names: dict[str, str]) -> pd.Series:
+    """Return models as they are shown, one for each layer where heads saw a layer alone."""
+    layer = shown["method"].str.partition("@")[2]
+    return shown["model"].map(names) + layer.where(layer == "", " layer " + layer)
+
+
+def _within(model: str, comparison: str, names: dict[str, str]) -> str:
+    """Return the comparison of all layers of a model with one of them in words."""
+    return f"{names[model]} - {names[model]} layer {comparison.rpartition('@')[2]}"
 
 
 def _labelling(workshop: Workshop) -> Findings:
-    if len(workshop.study.fit.schemes) < 2:
+    settings = workshop.study.fit
+    if len(settings.schemes) < 2:
         msg = "a study of labelling compares at least two schemes; name them in [fit] schemes"
         raise DataError(msg)
-    run = workshop.fit(workshop.caches()[:1], workshop.study.fit, workshop.test_caches()[:1])
-    return _findings(run, workshop.study.options.method, "scheme")
-
-
-def _findings(run: Run, method: str, series: str) -> Findings:
-    """Return the rows of one method, and the paired differences between the values of one column."""
-    results, comparisons = run.tables["results"], run.tables["comparisons"]
-    wanted = (results["method"] == method) & results["metric"].str.split("@").str[0].isin(SHOWN)
-    shown = results.loc[wanted, list(_COLUMNS)].reset_index(drop=True)
-    pairs = {f"{one} - {other}" for one, other in permutations(dict.fromkeys(shown[series]), 2)}
+    held, missing = known_generators(settings.hold_out, workshop.frames())
+    run = workshop.fit(workshop.caches(), replace(settings, hold_out=held), workshop.test_caches())
+    names, method = shown_models(run), workshop.study.options.method
+    shown, comparisons = _of_method(run, method), run.tables["comparisons"]
+    shown = shown.assign(held_out=shown["kind"].str.partition(" ")[2].isin(held))
+    pairs = {f"{one} - {other}" for one, other in permutations(dict.fromkeys(shown["scheme"]), 2)}
     between = comparisons[comparisons["comparison"].isin(pairs)].reset_index(drop=True)
-    answer = [f"{row.comparison} on {row.kind}: {sentence(row)}" for row in between.itertuples()]
-    return Findings({"results": shown, "comparisons": between}, [*answer, *notes(run)], [run.path])
+    tables, answer = {"results": shown, "comparisons": between}, tell(between)
+    if held:
+        scores, tables["held_out"] = _held_out(run, method, held, settings.seed)
+        tables["results"] = pd.concat([shown, scores], ignore_index=True)
+        answer += tell(tables["held_out"])[:1]
+        missing.insert(0, f"Generators held out, which are tested and train nothing: {', '.join(held)}.")
+    return Findings(tables, answer, [UNADJUSTED, *missing, *notes(run, names)], [run.path])
 
 
-def sentence(row: object) -> str:
-    """Return a paired difference in words; `row` is one of a run's comparisons."""
-    value = with_interval(row.difference, row.low, row.high, signed=True)  # type: ignore[attr-defined]
-    return f"{row.metric} {value}, p {row.p_holm:.3f} after Holm, {row.n_sources} photographs"  # type: ignore[attr-defined]
+def _of_method(run: Run, method: str) -> pd.DataFrame:
+    """Return the results of one method, and of its heads on a layer alone."""
+    results = run.tables["results"]
+    ours = (results["method"] == method) | results["method"].str.startswith(f"{method}@")
+    rows = results.loc[ours & results["metric"].map(known_metric).isin(SHOWN), list(_COLUMNS)]
+    if rows.empty:
+        msg = f"the fit has no probe of the method {method!r}; it has {', '.join(sorted(results['method'].unique()))}"
+        raise DataError(msg)
+    return rows.loc[(~_whole(rows["kind"])).sort_values(kind="stable").index].reset_index(drop=True)
 
 
-def notes(run: Run) -> list[str]:
-    """Return what a run wants its readers to know."""
-    return [str(note) for note in run.record.get("notes", [])]
+def _held_out(run: Run, method: str, held: Iterable[str], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return scores of every scheme on all images by generators held out, and the differences between schemes."""
+    images = run.tables["images"]
+    images = images[images["generator"].isin(list(held))]
+    scores: list[dict[str, object]] = []
+    differences: list[dict[str, object]] = []
+    for variant, rows in images.groupby("variant", sort=False):
+        metric = metric_of(str(variant))
+        kind, name = f"{variant}, {_HELD_OUT}", f"{metric}@{grid_of(images)}"
+        everything = pd.Series(by_source(rows[rows["method"] == EVERYTHING], metric)).mean()
+        ours = rows[rows["method"] == method]
+        values = {str(scheme): by_source(part, metric) for scheme, part in ours.groupby("scheme", sort=False)}
+        more = {"model": ours["model"].iloc[0], "method": method, "everything": everything, "held_out": True}
+        more["n_images"] = ours[["dataset", "path"]].drop_duplicates().shape[0]
+        scores += [score_row(v, seed, kind=kind, metric=name, scheme=scheme, **more) for scheme, v in values.items()]
+        differences += [
+            difference_row(values[one], values[other], seed, comparison=f"{other} - {one}", kind=kind, metric=name)
+            for one, other in combinations(values, 2)
+        ]
+    return pd.DataFrame.from_records(scores), with_holm(differences)
 
 
-def main_metric(results: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Return the rows of the metrics of these names, whatever their grid."""
-    return results[results["metric"].str.split("@").str[0].isin(list(names))]
-
-
-def _plot_by(series: str, tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
-    rows = main_metric(tables["results"], ("iou", "false_area"))
-    rows = rows.assign(row=rows["kind"] + ": " + rows["metric"])
-    ax = dots(rows, rows="row", series=series, ax=ax, reference="everything", reference_label="marking everything")
+def _plot_by(series: str, tables: dict[str, pd.DataFrame], ax: Axes | None, whole: bool = True) -> Axes:
+    rows = tables["results"]
+    rows = rows[rows["metric"].map(known_metric).isin(["iou", "false_area"])]
+    rows = rows[_whole(rows["kind"]) == whole]
+    held = rows["held_out"] if "held_out" in rows else pd.Series(False, index=rows.index)
+    told = rows["kind"].where(~(held & ~_whole(rows["kind"])), rows["kind"] + " (held out)")
+    ax = dots(
+        rows.assign(row=told + ": " + rows["metric"]),
+        rows="row",
+        series=series,
+        ax=ax,
+        reference="everything",
+        reference_label="marking everything",
+    )
     ax.set_xlabel("mean over photographs with 95 % interval, at the score 0.5")
     return ax
 
 
-def _plot_models(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
-    return _plot_by("model", tables, ax)
+def _whole(kinds: pd.Series) -> pd.Series:
+    """Return which kinds are whole variants, or all generators held out of one."""
+    return kinds.isin(list(VARIANTS)) | kinds.str.endswith(f", {_HELD_OUT}")
 
 
-def _plot_schemes(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
-    return _plot_by("scheme", tables, ax)
+def _details(series: str, tables: dict[str, pd.DataFrame]) -> Axes | None:
+    kinds = tables["results"]["kind"]
+    return _plot_by(series, tables, None, whole=False) if (~_whole(kinds)).any() else None
 
 
-register(StudyKind("backbones", "which backbone shows inpainting best, on the same windows?", _backbones, _plot_models))
-register(StudyKind("labelling", "what does it cost to call auto-encoded pixels fake?", _labelling, _plot_schemes))
+register(
+    StudyKind(
+        name="backbones",
+        asks="which backbone shows inpainting best, on the same windows?",
+        run=_backbones,
+        plot=lambda tables, ax: _plot_by("model", tables, ax),
+        details=lambda tables: _details("model", tables),
+        several=True,
+    )
+)
+register(
+    StudyKind(
+        name="labelling",
+        asks="what does it cost to call auto-encoded pixels fake?",
+        run=_labelling,
+        plot=lambda tables, ax: _plot_by("scheme", tables, ax),
+        details=lambda tables: _details("scheme", tables),
+        reads=("method",),
+    )
+)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from dlprobe.errors import DataError
-from dlprobe.metrics import bootstrap_mean, holm, paired_difference, source_means
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.kinds.comparing import sentence
 from dlprobe.studies.designs.kinds.robustness import tested_probes
+from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.telling import UNADJUSTED, notes, shown_models, tell
 from dlprobe.studies.evaluating import STEP_PREFIX
 from dlprobe.studies.results import FAKE_VARIANTS
 
@@ -39,7 +39,7 @@ def _localization(workshop: Workshop) -> Findings:
     if len(strides) < 2 or strides[-1] < 1:
         msg = f"a study of localization compares at least two strides, each 1 px or more; they are {strides}"
         raise DataError(msg)
-    run = workshop.fit(workshop.caches()[:1], workshop.study.fit)
+    run = workshop.fit(workshop.caches(), workshop.study.fit, workshop.test_caches())
     found: dict[int, list[pd.DataFrame]] = {stride: [] for stride in strides}
     cells: list[Path] = [run.path]
     for probe, sources in tested_probes(run, asked.method, asked.scheme):
@@ -53,10 +53,9 @@ def _localization(workshop: Workshop) -> Findings:
     done = [name.removeprefix(STEP_PREFIX) for name in densest.columns if name.startswith(STEP_PREFIX)]
     steps = [_Setting(f"{_ALONE} alone" if step == _ALONE else f"to {step}", _after(densest, step)) for step in done]
     scores = pd.concat([_scores("overlap", overlap, seed), _scores("post-processing", steps, seed)], ignore_index=True)
-    differences = pd.concat([_differences(part, seed) for part in (overlap, steps)], ignore_index=True)
-    differences["p_holm"] = holm(differences["p"].to_numpy())
-    answer = [f"{row.comparison} on {row.kind}: {sentence(row)}" for row in differences.itertuples()]
-    return Findings({"scores": scores, "differences": differences}, answer, cells)
+    differences = with_holm([row for part in (overlap, steps) for row in _differences(part, seed)])
+    told = [UNADJUSTED, *notes(run, shown_models(run))]
+    return Findings({"scores": scores, "differences": differences}, tell(differences), told, cells)
 
 
 def _after(images: pd.DataFrame, step: str) -> pd.DataFrame:
@@ -65,55 +64,34 @@ def _after(images: pd.DataFrame, step: str) -> pd.DataFrame:
 
 
 def _by_source(scores: pd.DataFrame, variant: str) -> dict[str, float]:
-    rows = scores[scores["variant"] == variant]
-    return source_means(rows["value"].to_numpy(dtype=float), rows["source_id"].to_numpy(dtype=str))
-
-
-def _metric(variant: str) -> str:
-    return f"{'iou' if variant in FAKE_VARIANTS else 'false_area'}@original_px"
+    return by_source(scores[scores["variant"] == variant], "value")
 
 
 def _scores(part: str, settings: list[_Setting], seed: int) -> pd.DataFrame:
     records = []
     for variant in dict.fromkeys(settings[0].scores["variant"]):
         for setting in settings:
-            value = bootstrap_mean(_by_source(setting.scores, variant), seed=seed, bounds=(0, 1))
-            records.append(
-                {
-                    "part": part,
-                    "kind": variant,
-                    "metric": _metric(variant),
-                    "setting": setting.name,
-                    "value": value.estimate,
-                    "low": value.low,
-                    "high": value.high,
-                    "n_sources": value.n,
-                    "n_images": int((setting.scores["variant"] == variant).sum()),
-                }
-            )
+            names = {"setting": setting.name, "kind": variant, "metric": f"{metric_of(variant)}@original_px"}
+            row = score_row(_by_source(setting.scores, variant), seed, part=part, **names)
+            records.append({**row, "n_images": int((setting.scores["variant"] == variant).sum())})
     return pd.DataFrame.from_records(records)
 
 
-def _differences(settings: list[_Setting], seed: int) -> pd.DataFrame:
+def _differences(settings: list[_Setting], seed: int) -> list[dict[str, object]]:
     """Return each setting minus the first one, paired by photograph."""
-    first, records = settings[0], []
-    for variant in dict.fromkeys(first.scores["variant"]):
-        for setting in settings[1:]:
-            before, after = _by_source(first.scores, variant), _by_source(setting.scores, variant)
-            change = paired_difference(before, after, seed=seed, bounds=(-1, 1))
-            records.append(
-                {
-                    "comparison": f"{setting.name} - {first.name}",
-                    "kind": variant,
-                    "metric": _metric(variant),
-                    "difference": change.estimate,
-                    "low": change.low,
-                    "high": change.high,
-                    "p": change.p,
-                    "n_sources": change.n,
-                }
-            )
-    return pd.DataFrame.from_records(records)
+    first = settings[0]
+    return [
+        difference_row(
+            _by_source(first.scores, variant),
+            _by_source(setting.scores, variant),
+            seed,
+            comparison=f"{setting.name} - {first.name}",
+            kind=variant,
+            metric=f"{metric_of(variant)}@original_px",
+        )
+        for variant in dict.fromkeys(first.scores["variant"])
+        for setting in settings[1:]
+    ]
 
 
 def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
@@ -125,4 +103,12 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     return ax
 
 
-register(StudyKind("localization", "what do overlapping windows and post-processing add?", _localization, _plot))
+register(
+    StudyKind(
+        name="localization",
+        asks="what do overlapping windows and post-processing add?",
+        run=_localization,
+        plot=_plot,
+        reads=("method", "scheme", "strides_px"),
+    )
+)

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.errors import DataError
-from dlprobe.metrics import bootstrap_mean, paired_difference, source_means
-from dlprobe.plotting import axes, curve, legend
+from dlprobe.metrics import paired_difference
+from dlprobe.plotting import curve, legend, panels
 from dlprobe.studies.designs.base import Findings, StudyKind, register
+from dlprobe.studies.designs.pairing import by_source, score_row
+from dlprobe.studies.designs.telling import notes, shown_models
+from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.results import FAKE_VARIANTS, with_interval
 
 if TYPE_CHECKING:
@@ -25,19 +28,26 @@ _CONDITION = ["degradation", "strength"]
 _CLEAN = "clean"
 #: Where nothing is inpainted, all that is marked is false.
 _FALSE_AREA = "marked_share"
+_NOTES = (
+    "A difference is degraded minus clean, photograph by photograph; intervals are each row's own, unadjusted.",
+    "The largest loss is picked after looking at all conditions: it is a selection, and by its choice too large.",
+    "Marked is from the threshold on the probe's card, which was chosen on clean images.",
+)
 
 
 def _robustness(workshop: Workshop) -> Findings:
     asked = workshop.study.options
-    run = workshop.fit(workshop.caches()[:1], workshop.study.fit)
+    run = workshop.fit(workshop.caches(), workshop.study.fit, workshop.test_caches())
+    by, missing = known_generators(asked.generators, workshop.frames()[-1:])
+    if by:
+        missing.insert(0, f"Degraded are photographs as they are and images by {', '.join(by)} alone.")
     parts, cells = [], [run.path]
     for probe, sources in tested_probes(run, asked.method, asked.scheme):
-        found = workshop.evaluation(probe, sources, asked.stride_px, (asked.degrade,))
+        found = workshop.evaluation(probe, sources, asked.stride_px, asked.degrade, by)
         parts.append(pd.read_parquet(found / "images.parquet"))
         cells.append(found)
-    images = pd.concat(parts, ignore_index=True)
-    curves = _curves(images, workshop.study.fit.seed)
-    return Findings({"curves": curves}, _answer(curves), cells)
+    curves = _curves(pd.concat(parts, ignore_index=True), workshop.study.fit.seed)
+    return Findings({"curves": curves}, _answer(curves), [*_NOTES, *missing, *notes(run, shown_models(run))], cells)
 
 
 def tested_probes(run: Run, method: str, scheme: str) -> list[tuple[Path, set[str]]]:
@@ -55,73 +65,82 @@ def tested_probes(run: Run, method: str, scheme: str) -> list[tuple[Path, set[st
 
 
 def _curves(images: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return one row a variant and condition, and how far it is from the clean images, which differ by nothing."""
     records = []
     for variant, rows in images.groupby("variant", sort=False):
         name = "iou" if variant in FAKE_VARIANTS else _FALSE_AREA
         metric = next(
             column for column in rows.columns if column.startswith("dlprobe.") and column.endswith(f".{name}")
         )
-        clean = rows[rows["degradation"] == _CLEAN]
-        before = _by_source(clean, metric)
+        before = by_source(rows[rows["degradation"] == _CLEAN], metric)
         for (degradation, strength), part in rows.groupby(_CONDITION, sort=False):
-            after = _by_source(part, metric)
-            value = bootstrap_mean(after, seed=seed, bounds=(0, 1))
+            after = by_source(part, metric)
+            told = metric.replace(_FALSE_AREA, "false_area")
+            row = score_row(after, seed, variant=variant, degradation=degradation, strength=strength, metric=told)
             change = paired_difference(before, after, seed=seed, bounds=(-1, 1))
-            records.append(
-                {
-                    "variant": variant,
-                    "degradation": degradation,
-                    "strength": strength,
-                    "metric": metric.replace(_FALSE_AREA, "false_area"),
-                    "value": value.estimate,
-                    "low": value.low,
-                    "high": value.high,
-                    "difference": change.estimate,
-                    "difference_low": change.low,
-                    "difference_high": change.high,
-                    "n_sources": value.n,
-                    "n_images": int(part[metric].notna().sum()),
-                }
-            )
+            clean = degradation == _CLEAN
+            row["difference"] = np.nan if clean else change.estimate
+            row["difference_low"] = np.nan if clean else change.low
+            row["difference_high"] = np.nan if clean else change.high
+            records.append({**row, "n_images": int(part[metric].notna().sum())})
     return pd.DataFrame.from_records(records)
 
 
-def _by_source(rows: pd.DataFrame, metric: str) -> dict[str, float]:
-    return source_means(rows[metric].to_numpy(dtype=float), rows["source_id"].to_numpy(dtype=str))
-
-
 def _answer(curves: pd.DataFrame) -> list[str]:
+    """Return what is left of each variant's score, and the largest loss; an improvement is none."""
     lines = []
-    for (variant, metric), rows in curves.groupby(["variant", "metric"], sort=False):
-        degraded = rows[rows["degradation"] != _CLEAN]
-        clean = rows[rows["degradation"] == _CLEAN].iloc[0]
-        by = degraded["difference"] if variant in FAKE_VARIANTS else -degraded["difference"]
-        worst = degraded.loc[by.idxmin()] if by.notna().any() else clean
+    for (variant, _metric), rows in curves.groupby(["variant", "metric"], sort=False):
+        degraded, clean = rows[rows["degradation"] != _CLEAN], rows[rows["degradation"] == _CLEAN].iloc[0]
+        fake = variant in FAKE_VARIANTS
+        told = with_interval(clean["value"], clean["low"], clean["high"])
+        start = f"On {variant}, {'IoU' if fake else 'falsely marked share'} {told} clean"
+        loss = -degraded["difference"] if fake else degraded["difference"]
+        if not (loss > 0).any():
+            lines.append(f"{start}; none of {len(degraded)} conditions makes it worse on average.")
+            continue
+        worst = degraded.loc[loss.idxmax()]
         change = with_interval(worst["difference"], worst["difference_low"], worst["difference_high"], signed=True)
         lines.append(
-            f"{variant}: {metric} {with_interval(clean['value'], clean['low'], clean['high'])} clean; worst under "
-            f"{worst['degradation']} {worst['strength']:g}: {change}, {clean['n_sources']} photographs"
+            f"{start}; of {len(degraded)} conditions the largest loss, a selection, is {change} under "
+            f"{worst['degradation']} {worst['strength']:g} ({clean['n_sources']} photographs)."
         )
     return lines
 
 
 def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
+    """Draw one panel a variant, or the first variant on the axes that are given."""
     curves = tables["curves"]
-    variant = next((name for name in FAKE_VARIANTS if (curves["variant"] == name).any()), curves["variant"].iloc[0])
-    rows = curves[curves["variant"] == variant]
+    names = list(dict.fromkeys(curves["variant"]))
+    names.sort(key=lambda name: name not in FAKE_VARIANTS)
+    drawn = panels(len(names), columns=1, width_in=9.0, height_in=2.9) if ax is None else [ax]
+    for on, variant in zip(drawn, names, strict=False):
+        rows = curves[curves["variant"] == variant]
+        _draw(on, rows)
+        on.set_ylabel(f"{'IoU' if variant in FAKE_VARIANTS else 'false area'} on {variant}")
+    legend(drawn[0])
+    drawn[-1].set_xlabel("strength, in each degradation's own unit")
+    return drawn[0]
+
+
+def _draw(ax: Axes, rows: pd.DataFrame) -> None:
     clean, degraded = rows[rows["degradation"] == _CLEAN].iloc[0], rows[rows["degradation"] != _CLEAN]
-    ax, labels, start = axes(ax, width_in=9.0), [], 0
+    labels: list[str] = []
     for number, (name, part) in enumerate(degraded.groupby("degradation", sort=False)):
-        at = np.arange(start, start + len(part))
+        at = np.arange(len(labels), len(labels) + len(part))
         curve(ax, at, part["value"], part["low"], part["high"], series=number, label=str(name))
         labels += [f"{strength:g}" for strength in part["strength"]]
-        start += len(part)
     ax.axhline(clean["value"], color="black", linewidth=1, linestyle=(0, (4, 2)), label=_CLEAN)
-    ax.set_xticks(range(start), labels)
-    ax.set_xlabel("strength, in each degradation's own unit")
-    ax.set_ylabel(f"{rows['metric'].iloc[0]} on {variant}")
-    legend(ax)
-    return ax
+    ax.set_xticks(range(len(labels)), labels, fontsize="small")
+    ax.set_ylim(0, 1)
+    ax.grid(axis="y", alpha=0.3)
 
 
-register(StudyKind("robustness", "what do compression, scaling and noise leave of the score?", _robustness, _plot))
+register(
+    StudyKind(
+        name="robustness",
+        asks="what do compression, scaling and noise leave of the score?",
+        run=_robustness,
+        plot=_plot,
+        reads=("method", "scheme", "degrade", "generators", "stride_px"),
+    )
+)

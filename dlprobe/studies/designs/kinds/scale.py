@@ -16,23 +16,28 @@ from scipy.special import expit
 
 from dlprobe.data.synthesis.generator.settings import LADDER
 from dlprobe.errors import DataError
-from dlprobe.metrics import bootstrap_mean, source_means
 from dlprobe.metrics.resampling import jackknife_interval
 from dlprobe.plotting import axes, curve, intervals, legend
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.kinds.comparing import notes
+from dlprobe.studies.designs.pairing import by_source, score_row
+from dlprobe.studies.designs.telling import notes, shown_models
+from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.results import FAKE_VARIANTS, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from dlprobe.studies.designs.definition import Question
     from dlprobe.studies.designs.workshop import Workshop
     from dlprobe.studies.runs import Run
 
 #: Bins of sizes lie between neighbouring rungs of the ladder, at their geometric mean.
 _EDGES = (0.0, *(float(np.sqrt(low * high)) for low, high in pairwise(LADDER)), np.inf)
 _STEPS = 100
+_HALF = 0.5
+#: Factor between the places of two variants, so that their intervals do not lie on each other.
+_APART = 1.06
 
 
 class Growth(NamedTuple):
@@ -83,21 +88,23 @@ def detection_growth(log2_share: NDArray[np.float64], hit: NDArray[np.bool_]) ->
 
 def _scale(workshop: Workshop) -> Findings:
     asked = workshop.study.options
-    run = workshop.fit(workshop.caches()[:1], workshop.study.fit, workshop.test_caches()[:1])
+    run = workshop.fit(workshop.caches(), workshop.study.fit, workshop.test_caches())
     images = _sized(run, asked.method, asked.scheme).assign(hit=lambda rows: rows["iou_val"] >= asked.hit_iou)
+    marked = _sized(run, EVERYTHING, "").assign(hit=lambda rows: rows["iou"] >= asked.hit_iou)
     seed = workshop.study.fit.seed
     by_size = pd.DataFrame.from_records(
         [
             row
             for (variant, bin_), part in images.groupby(["variant", "bin"], sort=True)
-            for row in _bin_rows(str(variant), int(bin_), part, seed)
+            for row in _bin_rows(part, marked[(marked["variant"] == variant) & (marked["bin"] == bin_)], seed)
         ]
     )
     halves = pd.DataFrame.from_records(
         [_half_row(str(variant), part, seed) for variant, part in images.groupby("variant", sort=True)]
-    )
-    answer = [_told(row, asked.hit_iou) for row in halves.itertuples()]
-    return Findings({"sizes": by_size, "halves": halves}, [*answer, *notes(run)], [run.path])
+    ).assign(hit_iou=asked.hit_iou)
+    answer = [*(_told(row, asked.hit_iou) for row in halves.itertuples()), *_false_area(run, asked)]
+    told = [_everything(by_size, asked.hit_iou), *notes(run, shown_models(run))]
+    return Findings({"sizes": by_size, "halves": halves}, answer, told, [run.path])
 
 
 def _sized(run: Run, method: str, scheme: str) -> pd.DataFrame:
@@ -114,43 +121,37 @@ def _sized(run: Run, method: str, scheme: str) -> pd.DataFrame:
     return rows
 
 
-def _bin_rows(variant: str, bin_: int, rows: pd.DataFrame, seed: int) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-    for metric in ("iou_val", "hit"):
-        by_source = source_means(rows[metric].to_numpy(dtype=float), rows["source_id"].to_numpy(dtype=str))
-        value = bootstrap_mean(by_source, seed=seed, bounds=(0, 1))
-        found.append(
-            {
-                "variant": variant,
-                "metric": metric,
-                "size": float(rows["size"].median()),
-                "rung": LADDER[bin_],
-                "value": value.estimate,
-                "low": value.low,
-                "high": value.high,
-                "n_sources": value.n,
-                "n_images": len(rows),
-            }
-        )
+def _bin_rows(rows: pd.DataFrame, marked: pd.DataFrame, seed: int) -> list[dict[str, object]]:
+    """Return IoU and share detected of one variant and size, beside what marking everything gets."""
+    found = []
+    for metric, other in (("iou_val", "iou"), ("hit", "hit")):
+        names = {"variant": rows["variant"].iloc[0], "metric": metric, "size": float(rows["size"].median())}
+        row = score_row(by_source(rows, metric), seed, **names, rung=LADDER[rows["bin"].iloc[0]])
+        everything = pd.Series(by_source(marked, other)).mean()
+        found.append({**row, "everything": everything, "n_images": len(rows)})
     return found
 
 
 def _half_row(variant: str, rows: pd.DataFrame, seed: int) -> dict[str, object]:
+    """Return the size at which detection falls to half; NaN where that is outside the sizes looked at."""
     log2_size, hit = np.log2(rows["size"].to_numpy(dtype=float)), rows["hit"].to_numpy(dtype=bool)
     found = jackknife_interval(
         lambda index: detection_growth(log2_size[index], hit[index])._asdict(),
         rows["source_id"].to_numpy(dtype=str),
         seed=seed,
     )
-    half = found["half"]
+    half, ends = found["half"], (float(log2_size.min()), float(log2_size.max()))
+    within = ends[0] <= half.estimate <= ends[1]
+    low, high = (2.0 ** float(np.clip(end, *ends)) if within else float("nan") for end in (half.low, half.high))
     return {
         "variant": variant,
-        "half_share": 2.0**half.estimate,
-        "low": 2.0**half.low,
-        "high": 2.0**half.high,
+        "half_share": 2.0**half.estimate if within else float("nan"),
+        "half_share_low": low,
+        "half_share_high": high,
+        "log2_half": half.estimate,
         "slope_per_doubling": found["slope"].estimate,
-        "smallest": float(rows["size"].min()),
-        "largest": float(rows["size"].max()),
+        "smallest": 2.0 ** ends[0],
+        "largest": 2.0 ** ends[1],
         "hit_rate": float(hit.mean()),
         "n_sources": half.n,
         "n_images": len(rows),
@@ -160,35 +161,83 @@ def _half_row(variant: str, rows: pd.DataFrame, seed: int) -> dict[str, object]:
 def _told(row: object, hit_iou: float) -> str:
     """Return one variant's answer in words; `row` is one of the halves."""
     variant, half = row.variant, row.half_share  # type: ignore[attr-defined]
-    on = f"{row.n_images} images of {row.n_sources} photographs"  # type: ignore[attr-defined]
-    asked = f"{variant}: detection (IoU of at least {hit_iou:g})"
+    on = f"{row.n_images} images of {row.n_sources} photographs, {row.hit_rate:.0%} detected"  # type: ignore[attr-defined]
+    start, looked = f"On {variant}, detection (IoU of at least {hit_iou:g})", _range(row)
+    if np.isnan(row.log2_half):  # type: ignore[attr-defined]
+        return f"{start} does not rise with size within {looked} ({on})."
     if np.isnan(half):
-        return f"{asked} does not rise with size: {row.hit_rate:.0%} of {on} are detected"  # type: ignore[attr-defined]
-    percent = with_interval(100 * half, 100 * row.low, 100 * row.high)  # type: ignore[attr-defined]
-    text = f"{asked} falls to half at {percent} % of the window, {on}"
-    if not row.smallest <= half <= row.largest:  # type: ignore[attr-defined]
-        text += f"; outside the sizes looked at, {row.smallest:.1%} to {row.largest:.1%}"  # type: ignore[attr-defined]
-    return text
+        side = "above" if row.log2_half < np.log2(row.smallest) else "below"  # type: ignore[attr-defined]
+        return f"{start} does not reach half within {looked}: it stays {side} ({on})."
+    ends = (row.half_share_low, row.half_share_high)  # type: ignore[attr-defined]
+    return f"{start} falls to half at {_percent(half, *ends)} of the window, sizes of {looked} looked at ({on})."
+
+
+def _percent(share: float, low: float, high: float) -> str:
+    text = f"{100 * share:.1f}"
+    return f"{text} %" if np.isnan(low) else f"{text} [{100 * low:.1f}, {100 * high:.1f}] %"
+
+
+def _range(row: object) -> str:
+    return f"{100 * row.smallest:.1f}-{100 * row.largest:.1f} %"  # type: ignore[attr-defined]
+
+
+def _false_area(run: Run, asked: Question) -> list[str]:
+    """Return how much of authentic photographs the same probe marks at the same threshold."""
+    results = run.tables["results"]
+    of = (results["method"] == asked.method) & (results["scheme"] == asked.scheme) & (results["kind"] == "real")
+    rows = results[of & results["metric"].str.startswith("false_area_val@")]
+    return [
+        f"At the same threshold {with_interval(row.value, row.low, row.high)} of the area of real photographs is "
+        f"marked ({row.n_sources} photographs)."
+        for row in rows.itertuples()
+    ]
+
+
+def _everything(sizes: pd.DataFrame, hit_iou: float) -> str:
+    reached = sizes[(sizes["metric"] == "hit") & (sizes["everything"] >= _HALF)]["rung"]
+    start = (
+        f"Marking every patch has an IoU of the mask's share, and so detects masks of {hit_iou:.0%} of an image or more"
+    )
+    if reached.empty:
+        return f"{start}: none of the sizes looked at."
+    return f"{start}: from the size {reached.min():.1%} of a window on a detection says little."
 
 
 def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     ax = axes(ax)
     sizes, halves = tables["sizes"], tables["halves"]
-    shares = np.geomspace(LADDER[0] / 2, 1, 200)
     hits = sizes[sizes["metric"] == "hit"]
     for number, row in enumerate(halves.itertuples()):
         part = hits[hits["variant"] == row.variant]
-        intervals(ax, 100 * part["size"], part["value"], part["low"], part["high"], series=number, label=row.variant)
-        if np.isfinite(row.half_share):
-            chance = expit(row.slope_per_doubling * (np.log2(shares) - np.log2(row.half_share)))
-            curve(ax, 100 * shares, chance, series=number)
-    ax.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+        aside = _APART ** (number - (len(halves) - 1) / 2)
+        ends = (part["value"], part["low"], part["high"])
+        intervals(ax, 100 * part["size"] * aside, *ends, series=number, label=str(row.variant))
+        if np.isfinite(row.log2_half):
+            shares = np.geomspace(row.smallest, row.largest, 200)
+            chance = expit(row.slope_per_doubling * (np.log2(shares) - row.log2_half))
+            curve(ax, 100 * shares, chance, series=number, marked=False)
+        ends = ([100 * row.half_share], [100 * row.half_share_low], [100 * row.half_share_high])
+        intervals(
+            ax, [_HALF - 0.03 * number], *ends, series=number, label=f"{row.variant}: size of half", horizontal=True
+        )
+    marked = hits.groupby("rung")[["size", "everything"]].mean()
+    ax.plot(100 * marked["size"], marked["everything"], color="black", linewidth=1.2, label="marking everything")
+    ax.axhline(_HALF, color="black", linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
+    ax.set_xticks([1, 10, 100], ["1", "10", "100"])
     ax.set_ylim(-0.05, 1.05)
     ax.set_xlabel("inpainted share of the window, %")
-    ax.set_ylabel("share of images detected")
+    ax.set_ylabel(f"share of images detected (IoU >= {halves['hit_iou'].iloc[0]:g})")
     legend(ax)
     return ax
 
 
-register(StudyKind("scale", "at which size of the mask does detection fall to half?", _scale, _plot))
+register(
+    StudyKind(
+        name="scale",
+        asks="at which size of the mask does detection fall to half?",
+        run=_scale,
+        plot=_plot,
+        reads=("method", "scheme", "hit_iou"),
+    )
+)

@@ -1,0 +1,50 @@
+"""Scores by photograph, and their differences: the rows that tables of studies are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dlprobe.metrics import bootstrap_mean, holm, paired_difference, source_means
+from dlprobe.studies.results import FAKE_VARIANTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def metric_of(variant: str) -> str:
+    """Return what a variant is scored by: the IoU where there is a region to find, else the falsely marked share."""
+    return "iou" if variant in FAKE_VARIANTS else "false_area"
+
+
+def by_source(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    """Return the mean of a column over the images of each photograph."""
+    return source_means(rows[column].to_numpy(dtype=float), rows["source_id"].to_numpy(dtype=str))
+
+
+def score_row(values: Mapping[str, float], seed: int, **names: object) -> dict[str, object]:
+    """Return the mean over photographs with its interval, after the names that say of what."""
+    found = bootstrap_mean(values, seed=seed, bounds=(0, 1))
+    return {**names, "value": found.estimate, "low": found.low, "high": found.high, "n_sources": found.n}
+
+
+def difference_row(
+    before: Mapping[str, float], after: Mapping[str, float], seed: int, *, reach: float = 1.0, **names: object
+) -> dict[str, object]:
+    """Return `after` minus `before`, paired by photograph, with its interval and p; no difference exceeds `reach`."""
+    found = paired_difference(before, after, seed=seed, bounds=(-reach, reach))
+    return {
+        **names,
+        "difference": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "n_sources": found.n,
+    }
+
+
+def with_holm(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Return differences as a table, p adjusted by Holm over all of them."""
+    table = pd.DataFrame.from_records(list(rows))
+    return table.assign(p_holm=holm(table["p"].to_numpy())) if len(table) else table

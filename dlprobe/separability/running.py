@@ -53,7 +53,7 @@ class SeparabilitySettings:
     umap : bool
         Make UMAPs beside the PCA maps (needs umap-learn).
     seed : int
-        Of groups, sample, intervals and UMAP.
+        Of groups, sample, halves and UMAP.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def separate(
             subject = Subject(entry, found.gathered[number], layer, chosen.shrinkage, chosen.neighbours)
             for task in tasks_of(subject, given[number] if len(entry.features) == 1 else ()):
                 replicates += measure(task, groups, chosen.seed)
-            effects += effects_of(subject, groups, chosen.seed)
+            effects += effects_of(subject, groups)
             gaussians[features.name] = {
                 name: gaussian
                 for kind, name in enumerate(NAMES)
@@ -154,7 +154,7 @@ def separate(
     rows += [item.row for task in found.kernel_tasks for item in measure(task, groups, chosen.seed)]
     result = Separability(
         pd.DataFrame(rows, columns=list(COLUMNS)),
-        pd.DataFrame(paired_differences(replicates, found.same_windows, chosen.seed), columns=list(COLUMNS)),
+        pd.DataFrame(paired_differences(replicates, found.same_windows, groups), columns=list(COLUMNS)),
         pd.concat(effects, ignore_index=True) if effects else _no_effects(),
         gaussians,
         maps,

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PAIRS = tuple(combinations(range(len(CLASSES)), 2))
 #: What makes two windows of different caches the same piece of the same image.
 WINDOW_KEY = ["dataset", "path", "view", "y", "x", "h", "w"]
+#: How weights that were not trained are asked for.
+RANDOM = "random:"
 #: Kernels that are gathered in one pass; more of them cost another pass instead of more memory.
 MOST_KERNEL_BYTES = 2 << 30
 #: Windows whose stored sums give the point that is subtracted first.
@@ -107,10 +109,16 @@ def entries_of(caches: Sequence[FeatureCache], most_groups: int, seed: int) -> t
 
 
 def _names(caches: Sequence[FeatureCache]) -> list[str]:
-    names = [cache.model_spec.backbone for cache in caches]
+    names = [_shown(cache) for cache in caches]
     return [
         name if names.count(name) == 1 else f"{name} ({cache.path})" for name, cache in zip(names, caches, strict=True)
     ]
+
+
+def _shown(cache: FeatureCache) -> str:
+    """Return the name of a cache's backbone; whoever reads it must see where weights were drawn and not trained."""
+    name, weights = cache.model_spec.backbone, cache.origin["weights"]
+    return f"{name} ({weights})" if weights.startswith(RANDOM) and f"({weights})" not in name else name
 
 
 def _layers(cache: FeatureCache, name: str) -> tuple[Features, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 COLUMNS = ("features", "statistic", "classes", "value", "low", "high", "n_sources", "n_patches", "reason")
 KEY = ["features", "statistic", "classes"]
 TABLE_NAME = "separability.csv"
+RECORD_NAME = "separability.json"
 _FIXED = "no interval: the directions were given"
 #: A bias above this share of the interval's width is said.
 _TELLING_BIAS = 0.25
@@ -214,6 +216,9 @@ class Separability:
         Plane maps of the sample.
     notes : list of str
         What a reader must know.
+    record : dict
+        What the numbers were determined by: ``settings``, ``caches`` with their fingerprints, ``probes``, and whether
+        the caches hold the ``same_windows``.
     """
 
     table: pd.DataFrame
@@ -222,6 +227,7 @@ class Separability:
     gaussians: dict[str, dict[str, Gaussian]] = field(repr=False)
     maps: list[PatchMap] = field(repr=False)
     notes: list[str]
+    record: dict[str, Any] = field(repr=False)
 
     def frame(self) -> pd.DataFrame:
         """Return the table."""
@@ -258,8 +264,13 @@ class Separability:
         ax = plotting.dots(rows, rows=place, series=series, ax=ax)
         if meaning.chance is not None:
             ax.axvline(meaning.chance, color="black", linestyle=":", linewidth=1)
-        ax.set_xlabel(meaning.words)
+        ax.set_xlabel("\n".join([meaning.words, *self._unequal()]))
         return ax
+
+    def _unequal(self) -> list[str]:
+        """Return a line on how many windows each cache has where they are not the same ones."""
+        sizes = ", ".join(f"{cache['name']} {cache['windows']}" for cache in self.record["caches"])
+        return [] if self.record["same_windows"] else [f"not on the same windows: {sizes}"]
 
     def plot_effects(self, features: str, classes: str, ax: Axes | None = None, *, largest: int = 20) -> Axes:
         """Draw the largest effect sizes of single dimensions for a pair of classes.
@@ -308,6 +319,8 @@ class Separability:
         return target
 
     def _fill(self, folder: Path) -> None:
+        record = {**self.record, "notes": self.notes}
+        (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         tables = {"separability": self.table, "differences": self.differences, "effects": self.effects}
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,15 @@ from dlprobe.cache import open_cache
 from dlprobe.errors import IdentityError, MetricError
 from dlprobe.extras import require
 from dlprobe.probes import Probe
-from dlprobe.separability.gathering import common_windows, compare, entries_of, gather, hold_out, kernel_passes
+from dlprobe.separability.gathering import (
+    RANDOM,
+    common_windows,
+    compare,
+    entries_of,
+    gather,
+    hold_out,
+    kernel_passes,
+)
 from dlprobe.separability.maps import UMAP_NEIGHBOURS, PatchMap, pca, scaled, umap
 from dlprobe.separability.results import COLUMNS, Separability, Task, measure, paired_differences, prepare_folder
 from dlprobe.separability.statistics.directions import Direction
@@ -159,10 +168,35 @@ def separate(
         gaussians,
         maps,
         found.notes,
+        _record(entries, probes, chosen, same_windows=found.all_same),
     )
     if out is not None:
         result.write(out)
     return result
+
+
+def _record(
+    entries: Sequence[Entry],
+    probes: Sequence[str | os.PathLike[str]],
+    chosen: SeparabilitySettings,
+    *,
+    same_windows: bool,
+) -> dict[str, object]:
+    """Return what the numbers were determined by, as JSON values."""
+    caches = [
+        {
+            "name": entry.name,
+            "path": str(entry.cache.path),
+            "weights": entry.cache.origin["weights"],
+            "model_fingerprint": entry.cache.model_spec.fingerprint,
+            "cache_fingerprint": entry.cache.cache_spec.fingerprint,
+            "windows": len(entry.selected),
+        }
+        for entry in entries
+    ]
+    given = [{"path": str(Path(path).resolve()), "sha256": Probe.load(Path(path)).sha256} for path in probes]
+    whole = {"dlprobe": version("dlprobe"), "settings": asdict(chosen), "same_windows": same_windows}
+    return {**whole, "caches": caches, "probes": given}
 
 
 def _opened(caches: Sequence[str | os.PathLike[str]]) -> list[FeatureCache]:
@@ -223,7 +257,9 @@ class _Reading:
         self._entries, self._groups, self._progress = entries, groups, progress
         self.notes: list[str] = []
         self.same_windows: list[tuple[str, str]] = []
+        self.all_same = True
         self.kernel_tasks: list[Task] = []
+        self._note_random()
         plans = list(self._plans())
         self._done = 0
         self._all = 2 * sum(len(entry.selected) for entry in entries)
@@ -232,6 +268,11 @@ class _Reading:
         for plan in plans:
             for jobs in plan.passes:
                 self.kernel_tasks += self._compare(jobs)
+
+    def _note_random(self) -> None:
+        drawn = [entry.name for entry in self._entries if entry.cache.origin["weights"].startswith(RANDOM)]
+        if drawn:
+            self.notes.append(f"{' and '.join(drawn)}: backbones with random weights, a floor, not a finding")
 
     def _tick(self, windows: int) -> None:
         self._done += windows
@@ -253,6 +294,7 @@ class _Reading:
             names = [
                 self._pair(job) for jobs in kernel_passes(self._entries, left, right, self._groups) for job in jobs
             ]
+            self.all_same &= len(ours) == len(one.selected) == len(other.selected)
             if not len(ours):
                 why = "no window in common; extract both from one manifest with one window and stride"
                 self.kernel_tasks += [_kernel_task(pair, None, why) for pair in names]

@@ -125,12 +125,13 @@ def _held_out_accuracy(subject: Subject, number: int, groups: Sequence[int]) -> 
     left_out = sorted(set(range(subject.state.groups)) - set(groups))
     tested = found.tested[chosen, number].sum(axis=0)
     accuracies = []
-    for seen in (chosen, *left_out):
-        fits = (subject.layer, chosen, seen, number)
-        if found.unfitted[fits].any():
+    for seen in (chosen, *map(np.array, left_out)):
+        fits = (chosen, seen, number)
+        if found.unfitted[subject.layer][fits].any():
             msg = "one of the classes stands in one independent group of sources alone: nothing is left to fit on"
             raise MetricError(msg)
-        accuracies.append((found.hits[fits].sum(axis=0) / tested).mean() if tested.all() else np.nan)
+        hits = found.hits[subject.layer][fits].sum(axis=0)
+        accuracies.append((hits / tested).mean() if tested.all() else np.nan)
     return float(np.mean(accuracies))
 
 

@@ -34,7 +34,8 @@ class Drawn:
 
     def __init__(self, sources, seed, mix_seed=0):
         rng = np.random.default_rng([seed, 5])
-        self.model_spec = SimpleNamespace(backbone=f"drawn {mix_seed}", layers=(), width=WIDTH)
+        self.model_spec = SimpleNamespace(backbone=f"drawn {mix_seed}", layers=(), width=WIDTH, fingerprint="")
+        self.cache_spec, self.origin = SimpleNamespace(fingerprint=""), {"weights": "none"}
         n = sources * len(VARIANTS)
         names = np.repeat([f"s{k}" for k in range(sources)], len(VARIANTS))
         variants = np.tile(VARIANTS, sources)

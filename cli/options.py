@@ -17,7 +17,7 @@ DeviceOpt = Annotated[
     str, typer.Option("--device", help="'auto', 'cpu', 'cuda' or 'cuda:N'; an absent one is refused.")
 ]
 EngineOpt = Annotated[
-    str, typer.Option("--engine", help="'torch', or 'openvino' (faster on CPUs; pip install 'dlprobe[openvino]').")
+    str, typer.Option("--engine", help="'torch', or 'openvino' (faster on CPUs; needs the extra openvino).")
 ]
 CompileOpt = Annotated[
     bool, typer.Option("--compile", help="Compile the network with torch.compile; pays in long runs on CUDA.")

@@ -46,6 +46,7 @@ def built(tmp_path_factory):
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in COPIED:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (source / "studies").symlink_to(Path("dlprobe/studies/ready"))  # as in the repository
     for name in FILES:
         shutil.copy(ROOT / name, source / name)
     run = subprocess.run(
@@ -89,6 +90,7 @@ def test_the_source_distribution_can_be_tested_and_documented(built):
     for folder in ("tests", "docs", "benchmarks"):
         assert {f"{folder}/{name}" for name in files_below(ROOT / folder)} <= names
     assert {name for name in FILES if name != "MANIFEST.in"} <= names
+    assert {f"studies/{path.name}" for path in (ROOT / "dlprobe/studies/ready").glob("*.toml")} <= names
 
 
 def test_the_licence_is_whole():
@@ -210,6 +212,35 @@ def bare(built, tmp_path_factory):
         link_files(found, shared)
     (site / "shared.pth").write_text(f"{shared}\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def beside(built, tmp_path_factory):
+    """Return the folder of an environment with the wheel; it sees what else is installed here, but not our source."""
+    folder = tmp_path_factory.mktemp("beside")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+    site = next(folder.glob("lib/python*/site-packages"))
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet", "--no-index"]
+    subprocess.run([*pip, "--no-deps", "--no-compile", built[1]], check=True, timeout=120)
+    here = Path(yaml.__file__).parents[1]
+    (site / "shared.pth").write_text(f"{here}\n")
+    return folder
+
+
+def test_the_installed_wheel_runs_and_names_a_missing_extra(beside, tmp_path):
+    """The quick core of what the slow tests below do in an environment without any extra."""
+    code = "import dlprobe, dlprobe_cli.main; from dlprobe.studies.designs import ready_studies"
+    found = inside(beside, "python", "-c", f"{code}; print(dlprobe.__file__, *ready_studies())", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    place, *studies = found.stdout.split()
+    assert place.startswith(str(beside))
+    assert {"labelling", "scale"} <= set(studies)
+    missing = "from dlprobe_cli.main import app; import sys; sys.modules['umap'] = None; app()"
+    run = inside(beside, "python", "-c", missing, "separate", "cache", "--umap", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    (line,) = run.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "dlprobe[umap]" in line
 
 
 def inside(folder, *words, cwd):

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 import numpy as np
+import pandas as pd
 
+from dlprobe import plotting
 from dlprobe.backbones import load_backbone
 from dlprobe.cache import FeatureCache, open_writer, verify
 from dlprobe.cache.care.restoring import restore_fixed, told_of
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
@@ -81,6 +84,17 @@ class RepairReport:
             "recomputed": len(self.recomputed),
             "different": len(self.different),
         }
+
+    def frame(self) -> pd.DataFrame:
+        """Return what was put back, one a row: ``part``, ``what`` (``restored`` or ``recomputed``), ``different``."""
+        files = [(name, "restored", False) for name in self.restored]
+        blocks = [(f"block {block}", "recomputed", block in self.different) for block in self.recomputed]
+        return pd.DataFrame([*files, *blocks], columns=["part", "what", "different"])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw how many parts were restored and recomputed, and how many came out different."""
+        counts = {name: self.row()[name] for name in ("restored", "recomputed", "different")}
+        return plotting.bars(list(counts), list(counts.values()), ax=ax, words="files and blocks of the cache")
 
 
 def repair(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlprobe.cache import Block, FeatureCache
+    from dlprobe.separability.states import Gaussian
 
     Tick = Callable[[int], None]
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 PAIRS = tuple(combinations(range(len(CLASSES)), 2))
 #: What makes two windows of different caches the same piece of the same image.
 WINDOW_KEY = ["dataset", "path", "view", "y", "x", "h", "w"]
+#: How weights that were not trained are asked for.
+RANDOM = "random:"
 #: Kernels that are gathered in one pass; more of them cost another pass instead of more memory.
 MOST_KERNEL_BYTES = 2 << 30
 #: Windows whose stored sums give the point that is subtracted first.
@@ -106,10 +109,16 @@ def entries_of(caches: Sequence[FeatureCache], most_groups: int, seed: int) -> t
 
 
 def _names(caches: Sequence[FeatureCache]) -> list[str]:
-    names = [cache.model_spec.backbone for cache in caches]
+    names = [_shown(cache) for cache in caches]
     return [
         name if names.count(name) == 1 else f"{name} ({cache.path})" for name, cache in zip(names, caches, strict=True)
     ]
+
+
+def _shown(cache: FeatureCache) -> str:
+    """Return the name of a cache's backbone; whoever reads it must see where weights were drawn and not trained."""
+    name, weights = cache.model_spec.backbone, cache.origin["weights"]
+    return f"{name} ({weights})" if weights.startswith(RANDOM) and f"({weights})" not in name else name
 
 
 def _layers(cache: FeatureCache, name: str) -> tuple[Features, ...]:
@@ -132,10 +141,13 @@ class Gathered:
         Of whole embeddings, all layers.
     patches : ndarray of int64, shape (photographs, 3)
         Of each class.
-    hits, tested : ndarray of float64, shape (layers, groups, pairs, 2)
-        Held-out patches of each side of each pair of classes: told right, and in all.
-    unfitted : ndarray of bool, shape (layers, groups, pairs)
-        Where a class is missing without that group.
+    hits : ndarray of float64, shape (layers, groups, groups, pairs, 2)
+        Held-out patches of each side of each pair of classes that were told right: those of the first group, by a fit
+        on neither it nor the second.
+    tested : ndarray of float64, shape (groups, pairs, 2)
+        Held-out patches in all.
+    unfitted : ndarray of bool, shape (layers, groups, groups, pairs)
+        Where a class is missing without the two groups.
     """
 
     moments: list[MomentsState]
@@ -154,9 +166,9 @@ def gather(entry: Entry, groups: int, *, min_share: float, per_class: int, seed:
         [MomentsState(origin[features.columns], groups) for features in entry.features],
         SampleState(per_class, seed),
         np.zeros((len(entry.source_ids), len(CLASSES)), np.int64),
-        np.zeros((layers, groups, pairs, 2)),
-        np.zeros((layers, groups, pairs, 2)),
-        np.zeros((layers, groups, pairs), bool),
+        np.zeros((layers, groups, groups, pairs, 2)),
+        np.zeros((groups, pairs, 2)),
+        np.zeros((layers, groups, groups, pairs), bool),
     )
     for block in entry.cache.blocks(windows=entry.selected):
         rows, classes, group = _flat(entry, block, min_share)
@@ -191,29 +203,36 @@ def _origin(entry: Entry) -> NDArray[np.float64]:
 
 
 def hold_out(entry: Entry, found: Gathered, groups: int, *, min_share: float, shrinkage: float, tick: Tick) -> None:
-    """Read a cache again: tell every two classes apart in each group of sources, by a plane fitted on the others."""
+    """Read a cache again: tell every two classes apart in each group of sources, by planes fitted on the others.
+
+    Every fit is repeated without each further group, so that an interval knows what other photographs to fit on change.
+    """
     planes = [_planes(state, groups, shrinkage, found.unfitted[layer]) for layer, state in enumerate(found.moments)]
     for block in entry.cache.blocks(windows=entry.selected):
         for tile in _tiles(block):
             rows, classes, group = _flat(entry, tile, min_share)
             for out in np.unique(group).tolist():
                 here = np.flatnonzero((group == out) & (classes >= 0))
+                _count(classes[here], found.tested[out])
                 for layer, features in enumerate(entry.features):
-                    weights, bias = planes[layer][out]
-                    second = rows[here, features.columns].astype(np.float64) @ weights + bias > 0
-                    _count(second, classes[here], found.hits[layer, out], found.tested[layer, out])
+                    weights, bias = planes[layer]
+                    values = rows[here, features.columns].astype(np.float64)
+                    second = np.tensordot(values, weights[out], axes=(1, 1)) + bias[out] > 0
+                    _count_hits(second, classes[here], found.hits[layer, out])
         tick(len(block))
 
 
-def _count(
-    second: NDArray[np.bool_], classes: NDArray[np.int64], hits: NDArray[np.float64], tested: NDArray[np.float64]
-) -> None:
-    """Add up which patches were told right, for each pair and side; `second` has shape (n, pairs)."""
+def _count(classes: NDArray[np.int64], tested: NDArray[np.float64]) -> None:
+    """Add up the patches of each side of each pair."""
+    for pair, sides in enumerate(PAIRS):
+        tested[pair] += [np.count_nonzero(classes == kind) for kind in sides]
+
+
+def _count_hits(second: NDArray[np.bool_], classes: NDArray[np.int64], hits: NDArray[np.float64]) -> None:
+    """Add up which patches were told right, for each fit, pair and side; `second` has shape (n, groups, pairs)."""
     for pair, sides in enumerate(PAIRS):
         for side, kind in enumerate(sides):
-            told = second[classes == kind, pair]
-            hits[pair, side] += np.count_nonzero(told == bool(side))
-            tested[pair, side] += len(told)
+            hits[:, pair, side] += np.count_nonzero(second[classes == kind, :, pair] == bool(side), axis=0)
 
 
 def _tiles(block: Block) -> Iterator[Block]:
@@ -227,24 +246,30 @@ def _tiles(block: Block) -> Iterator[Block]:
 
 def _planes(
     state: MomentsState, groups: int, shrinkage: float, unfitted: NDArray[np.bool_]
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return for each group weights (width, pairs) and bias (pairs,) fitted without it; notes what cannot be."""
-    nothing = Discriminant(np.zeros(len(state.origin)), 0.0)
-    planes = []
-    for out in range(groups):
-        others = [group for group in range(groups) if group != out]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return weights (groups, groups, width, pairs) and biases without every two groups; note what cannot be."""
+    weights = np.zeros((groups, groups, len(state.origin), len(PAIRS)))
+    bias = np.zeros((groups, groups, len(PAIRS)))
+    for one, two in combinations_with_replacement(range(groups), 2):
+        others = [group for group in range(groups) if group not in {one, two}]
         kinds = [state.gaussian(kind, others) for kind in range(len(CLASSES))]
-        columns = []
-        for pair, (a, b) in enumerate(PAIRS):
-            first, second = kinds[a], kinds[b]
-            try:
-                plane = None if first is None or second is None else discriminant(pair_of(first, second), shrinkage)
-            except MetricError:
-                plane = None
-            unfitted[out, pair] = plane is None
-            columns.append(plane or nothing)
-        planes.append((np.stack([c.weights for c in columns], axis=1), np.array([c.bias for c in columns])))
-    return planes
+        for number, (a, b) in enumerate(PAIRS):
+            plane = _plane(kinds[a], kinds[b], shrinkage)
+            for at in {(one, two), (two, one)}:
+                unfitted[(*at, number)] = plane is None
+                if plane is not None:
+                    weights[(*at, slice(None), number)], bias[(*at, number)] = plane
+    return weights, bias
+
+
+def _plane(first: Gaussian | None, second: Gaussian | None, shrinkage: float) -> Discriminant | None:
+    """Return the plane between two classes; None where one is missing or nothing varies."""
+    if first is None or second is None:
+        return None
+    try:
+        return discriminant(pair_of(first, second), shrinkage)
+    except MetricError:
+        return None
 
 
 class Job(NamedTuple):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-#: Sources with a legend of their own; more could not be told apart.
+#: Sources with a mark of their own: those with most patches; more could not be told apart.
 _NAMED_SOURCES = 12
 #: A UMAP needs more patches than this.
 UMAP_NEIGHBOURS = 15
@@ -51,7 +51,7 @@ class PatchMap:
         return pd.DataFrame({"features": self.features, "method": self.method, **columns})
 
     def plot(self, ax: Axes | None = None, by: Literal["class", "source"] = "class") -> Axes:
-        """Draw the patches, each marked by its class or its source.
+        """Draw the patches, each marked by its class or its source; of many sources, those with most patches.
 
         Parameters
         ----------
@@ -73,17 +73,19 @@ class PatchMap:
             raise MetricError(msg)
         ax = plotting.axes(ax, width_in=6.5, height_in=6.0)
         names = self.classes if by == "class" else self.sources
-        kinds = list(dict.fromkeys(names.tolist()))
-        for number, kind in enumerate(kinds):
+        kinds, counts = np.unique(names, return_counts=True)
+        shown = kinds[np.argsort(-counts, kind="stable")][:_NAMED_SOURCES] if by == "source" else kinds
+        rest = self.points[~np.isin(names, shown)]
+        if len(rest):
+            others = f"{len(kinds) - len(shown)} other sources"
+            ax.scatter(rest[:, 0], rest[:, 1], s=6, marker=".", color="0.75", linewidth=0, label=others, zorder=0)
+        for number, kind in enumerate(shown):
             x, y = self.points[names == kind].T
             look = plotting.mark(number)
             ax.scatter(
                 x, y, s=10, marker=look.marker, facecolor="none", edgecolor=look.colour, linewidth=0.7, label=kind
             )
-        if len(kinds) <= _NAMED_SOURCES:
-            plotting.legend(ax)
-        else:
-            ax.set_title(f"{len(kinds)} sources", fontsize="small", loc="left")
+        plotting.legend(ax)
         ax.set_xlabel(f"{self.features}: {self.axes_words[0]}")
         ax.set_ylabel(self.axes_words[1])
         return ax

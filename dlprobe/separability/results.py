@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dlprobe import plotting
 from dlprobe.errors import MetricError, OutputError
-from dlprobe.metrics import leave_one_out_interval
 from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.publish import publish
+from dlprobe.separability.statistics.intervals import halves, interval, jackknife_bias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 COLUMNS = ("features", "statistic", "classes", "value", "low", "high", "n_sources", "n_patches", "reason")
 KEY = ["features", "statistic", "classes"]
 TABLE_NAME = "separability.csv"
+RECORD_NAME = "separability.json"
+_FIXED = "no interval: the directions were given"
+#: A bias above this share of the interval's width is said.
+_TELLING_BIAS = 0.25
 
 
 class Meaning(NamedTuple):
@@ -41,11 +46,14 @@ class Meaning(NamedTuple):
         Least and greatest value; infinite where there is none.
     chance : float or None
         What two classes that do not differ would get.
+    coverage : str
+        What its interval is, if it is not one of 95 %.
     """
 
     words: str
     bounds: tuple[float, float] = (0.0, np.inf)
     chance: float | None = None
+    coverage: str = ""
 
 
 STATISTICS = {
@@ -57,7 +65,7 @@ STATISTICS = {
     "silhouette_other_sources": Meaning("silhouette, partners of other sources", (-1, 1), 0.0),
     "knn_purity": Meaning("purity of neighbourhoods", (0, 1), 0.5),
     "knn_purity_other_sources": Meaning("purity, neighbours of other sources", (0, 1), 0.5),
-    "effective_rank": Meaning("effective rank"),
+    "effective_rank": Meaning("effective rank", coverage="interval too wide: 97 to 99 % where others cover 95 %"),
     "total_variance": Meaning("total variance"),
     "intrinsic_dimension": Meaning("intrinsic dimension (TwoNN)"),
     "direction_angle_deg": Meaning("angle of probe directions, degrees", (0, 180)),
@@ -83,6 +91,8 @@ class Task(NamedTuple):
         Why there is no value (then nothing is computed), or what to know of it.
     fixed : bool
         True if nothing was estimated from sources, so that there is no interval.
+    halves : bool
+        True if the interval rests on halves of the groups, not on what is left without each.
     """
 
     features: str
@@ -93,17 +103,18 @@ class Task(NamedTuple):
     n_patches: int
     reason: str = ""
     fixed: bool = False
+    halves: bool = False
 
 
 class Replicates(NamedTuple):
-    """A row of the table with its values without each group of sources."""
+    """A row of the table with its values in parts of the groups: without each, or in two halves, split by split."""
 
     row: dict[str, object]
-    without: NDArray[np.float64]
+    parts: NDArray[np.float64]
 
 
 def measure(task: Task, groups: int, seed: int) -> list[Replicates]:
-    """Compute the statistics of a task with every group of sources and without each.
+    """Compute the statistics of a task with every group of sources and in parts of them.
 
     Parameters
     ----------
@@ -111,24 +122,47 @@ def measure(task: Task, groups: int, seed: int) -> list[Replicates]:
     groups : int
         How many groups there are.
     seed : int
-        Of the resampling of intervals.
+        Of the halves.
     """
     everyone = range(groups)
     whole, reason = _attempt(task, everyone)
-    leave_out = not task.fixed and groups >= MIN_SOURCES and not np.isnan(list(whole.values())).all()
-    parts = [_attempt(task, [g for g in everyone if g != out])[0] for out in everyone] if leave_out else []
+    unsure = not task.fixed and groups >= MIN_SOURCES and not np.isnan(list(whole.values())).all()
+    splits = [half for split in halves(groups, seed) for half in split]
+    chosen = splits if task.halves else [[g for g in everyone if g != out] for out in everyone]
+    values = [_attempt(task, part)[0] for part in chosen] if unsure else []
     found = []
     for name in task.statistics:
-        without = np.array([part[name] for part in parts])
-        interval = leave_one_out_interval(whole[name], without, seed=seed, bounds=_finite(STATISTICS[name].bounds))
-        low = max(interval.low, STATISTICS[name].bounds[0])
-        why = _why(whole[name], reason, task, groups, without)
-        if interval.low > whole[name] or interval.high < whole[name]:
-            why = "; ".join(part for part in (why, "biased: outside its interval, which corrects for that") if part)
-        values = (task.features, name, task.classes, whole[name], low, interval.high)
-        row = dict(zip(COLUMNS, (*values, task.n_sources, task.n_patches, why), strict=True))
-        found.append(Replicates(row, without))
+        parts = np.array([value[name] for value in values])
+        parts = parts.reshape(-1, 2) if task.halves else parts
+        low, high, why = _judged(name, whole[name], parts, groups)
+        if np.isnan(whole[name]):
+            why = reason or "undefined for these patches"
+        else:
+            why = "; ".join(part for part in (reason, _FIXED if task.fixed else why) if part)
+        numbers = (whole[name], low, high, task.n_sources, task.n_patches, why)
+        found.append(Replicates(dict(zip(COLUMNS, (task.features, name, task.classes, *numbers), strict=True)), parts))
     return found
+
+
+def _judged(name: str, value: float, parts: NDArray[np.float64], groups: int) -> tuple[float, float, str]:
+    """Return the ends of the interval of a value, and what there is to know of it."""
+    nan = float("nan")
+    if groups < MIN_SOURCES:
+        return nan, nan, f"no interval: {groups} independent groups of sources, {MIN_SOURCES} are needed"
+    if not parts.size or not np.isfinite([value, *parts.flat]).all():
+        return nan, nan, f"no interval: undefined {'in half' if parts.ndim > 1 else 'without some'} of the sources"
+    low, high = map(float, interval(value, parts, groups, STATISTICS[name].bounds))
+    notes = [STATISTICS[name].coverage]
+    if parts.ndim == 1 and name != "lda_accuracy":
+        bias = jackknife_bias(value, parts)
+        if abs(bias) > _TELLING_BIAS * (high - low):
+            notes.append(f"biased by {bias:+.3g}, more sources would bring it near {_clipped(name, value - bias):.3g}")
+    return low, high, "; ".join(note for note in notes if note)
+
+
+def _clipped(name: str, value: float) -> float:
+    low, high = STATISTICS[name].bounds
+    return float(min(max(value, low), high))
 
 
 def _attempt(task: Task, groups: Sequence[int]) -> tuple[dict[str, float], str]:
@@ -141,41 +175,23 @@ def _attempt(task: Task, groups: Sequence[int]) -> tuple[dict[str, float], str]:
         return nothing, str(error)
 
 
-def _why(value: float, reason: str, task: Task, groups: int, without: NDArray[np.float64]) -> str:
-    """Return what there is to know of a row: why it has no value or no interval, or what its value rests on."""
-    if np.isnan(value):
-        return reason or "undefined for these patches"
-    missing = ""
-    if task.fixed:
-        missing = "no interval: the directions were given"
-    elif groups < MIN_SOURCES:
-        missing = f"no interval: {groups} independent groups of sources, {MIN_SOURCES} are needed"
-    elif not np.isfinite(without).all():
-        missing = "no interval: undefined without some of the sources"
-    return "; ".join(part for part in (reason, missing) if part)
-
-
-def _finite(bounds: tuple[float, float]) -> tuple[float, float] | None:
-    return bounds if np.isfinite(bounds).all() else None
-
-
 def paired_differences(
-    replicates: Iterable[Replicates], pairs: Sequence[tuple[str, str]], seed: int
+    replicates: Iterable[Replicates], pairs: Sequence[tuple[str, str]], groups: int
 ) -> list[dict[str, object]]:
-    """Return rows of the second minus the first features of each pair, on the same sources left out together."""
+    """Return rows of the second minus the first features of each pair, on the same parts of the sources."""
     by_key = {tuple(str(item.row[name]) for name in KEY): item for item in replicates}
     rows = []
     for left, right in pairs:
         for (features, statistic, classes), one in by_key.items():
             other = by_key.get((right, statistic, classes))
-            if features != left or other is None or one.without.shape != other.without.shape or not one.without.size:
+            if features != left or other is None or one.parts.shape != other.parts.shape or not one.parts.size:
                 continue
-            low, high = STATISTICS[statistic].bounds
-            reach = (low - high, high - low)
             estimate = float(str(other.row["value"])) - float(str(one.row["value"]))
-            interval = leave_one_out_interval(estimate, other.without - one.without, seed=seed, bounds=_finite(reach))
-            values = (f"{right} - {left}", statistic, classes, estimate, interval.low, interval.high)
-            why = "" if np.isfinite(estimate) else "undefined on a side"
+            parts = other.parts - one.parts
+            known = np.isfinite([estimate, *parts.flat]).all()
+            low, high = interval(estimate, parts, groups) if known else (np.nan, np.nan)
+            values = (f"{right} - {left}", statistic, classes, estimate, float(low), float(high))
+            why = "" if known else "undefined on a side, or without some of the sources"
             rows.append(dict(zip(COLUMNS, (*values, one.row["n_sources"], one.row["n_patches"], why), strict=True)))
     return rows
 
@@ -200,6 +216,9 @@ class Separability:
         Plane maps of the sample.
     notes : list of str
         What a reader must know.
+    record : dict
+        What the numbers were determined by: ``settings``, ``caches`` with their fingerprints, ``probes``, and whether
+        the caches hold the ``same_windows``.
     """
 
     table: pd.DataFrame
@@ -208,6 +227,7 @@ class Separability:
     gaussians: dict[str, dict[str, Gaussian]] = field(repr=False)
     maps: list[PatchMap] = field(repr=False)
     notes: list[str]
+    record: dict[str, Any] = field(repr=False)
 
     def frame(self) -> pd.DataFrame:
         """Return the table."""
@@ -244,8 +264,13 @@ class Separability:
         ax = plotting.dots(rows, rows=place, series=series, ax=ax)
         if meaning.chance is not None:
             ax.axvline(meaning.chance, color="black", linestyle=":", linewidth=1)
-        ax.set_xlabel(meaning.words)
+        ax.set_xlabel("\n".join([meaning.words, *self._unequal()]))
         return ax
+
+    def _unequal(self) -> list[str]:
+        """Return a line on how many windows each cache has where they are not the same ones."""
+        sizes = ", ".join(f"{cache['name']} {cache['windows']}" for cache in self.record["caches"])
+        return [] if self.record["same_windows"] else [f"not on the same windows: {sizes}"]
 
     def plot_effects(self, features: str, classes: str, ax: Axes | None = None, *, largest: int = 20) -> Axes:
         """Draw the largest effect sizes of single dimensions for a pair of classes.
@@ -294,6 +319,8 @@ class Separability:
         return target
 
     def _fill(self, folder: Path) -> None:
+        record = {**self.record, "notes": self.notes}
+        (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         tables = {"separability": self.table, "differences": self.differences, "effects": self.effects}
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,15 @@ from dlprobe.cache import open_cache
 from dlprobe.errors import IdentityError, MetricError
 from dlprobe.extras import require
 from dlprobe.probes import Probe
-from dlprobe.separability.gathering import common_windows, compare, entries_of, gather, hold_out, kernel_passes
+from dlprobe.separability.gathering import (
+    RANDOM,
+    common_windows,
+    compare,
+    entries_of,
+    gather,
+    hold_out,
+    kernel_passes,
+)
 from dlprobe.separability.maps import UMAP_NEIGHBOURS, PatchMap, pca, scaled, umap
 from dlprobe.separability.results import COLUMNS, Separability, Task, measure, paired_differences, prepare_folder
 from dlprobe.separability.statistics.directions import Direction
@@ -53,7 +62,7 @@ class SeparabilitySettings:
     umap : bool
         Make UMAPs beside the PCA maps (needs umap-learn).
     seed : int
-        Of groups, sample, intervals and UMAP.
+        Of groups, sample, halves and UMAP.
 
     Raises
     ------
@@ -143,7 +152,7 @@ def separate(
             subject = Subject(entry, found.gathered[number], layer, chosen.shrinkage, chosen.neighbours)
             for task in tasks_of(subject, given[number] if len(entry.features) == 1 else ()):
                 replicates += measure(task, groups, chosen.seed)
-            effects += effects_of(subject, groups, chosen.seed)
+            effects += effects_of(subject, groups)
             gaussians[features.name] = {
                 name: gaussian
                 for kind, name in enumerate(NAMES)
@@ -154,15 +163,40 @@ def separate(
     rows += [item.row for task in found.kernel_tasks for item in measure(task, groups, chosen.seed)]
     result = Separability(
         pd.DataFrame(rows, columns=list(COLUMNS)),
-        pd.DataFrame(paired_differences(replicates, found.same_windows, chosen.seed), columns=list(COLUMNS)),
+        pd.DataFrame(paired_differences(replicates, found.same_windows, groups), columns=list(COLUMNS)),
         pd.concat(effects, ignore_index=True) if effects else _no_effects(),
         gaussians,
         maps,
         found.notes,
+        _record(entries, probes, chosen, same_windows=found.all_same),
     )
     if out is not None:
         result.write(out)
     return result
+
+
+def _record(
+    entries: Sequence[Entry],
+    probes: Sequence[str | os.PathLike[str]],
+    chosen: SeparabilitySettings,
+    *,
+    same_windows: bool,
+) -> dict[str, object]:
+    """Return what the numbers were determined by, as JSON values."""
+    caches = [
+        {
+            "name": entry.name,
+            "path": str(entry.cache.path),
+            "weights": entry.cache.origin["weights"],
+            "model_fingerprint": entry.cache.model_spec.fingerprint,
+            "cache_fingerprint": entry.cache.cache_spec.fingerprint,
+            "windows": len(entry.selected),
+        }
+        for entry in entries
+    ]
+    given = [{"path": str(Path(path).resolve()), "sha256": Probe.load(Path(path)).sha256} for path in probes]
+    whole = {"dlprobe": version("dlprobe"), "settings": asdict(chosen), "same_windows": same_windows}
+    return {**whole, "caches": caches, "probes": given}
 
 
 def _opened(caches: Sequence[str | os.PathLike[str]]) -> list[FeatureCache]:
@@ -223,7 +257,9 @@ class _Reading:
         self._entries, self._groups, self._progress = entries, groups, progress
         self.notes: list[str] = []
         self.same_windows: list[tuple[str, str]] = []
+        self.all_same = True
         self.kernel_tasks: list[Task] = []
+        self._note_random()
         plans = list(self._plans())
         self._done = 0
         self._all = 2 * sum(len(entry.selected) for entry in entries)
@@ -232,6 +268,11 @@ class _Reading:
         for plan in plans:
             for jobs in plan.passes:
                 self.kernel_tasks += self._compare(jobs)
+
+    def _note_random(self) -> None:
+        drawn = [entry.name for entry in self._entries if entry.cache.origin["weights"].startswith(RANDOM)]
+        if drawn:
+            self.notes.append(f"{' and '.join(drawn)}: backbones with random weights, a floor, not a finding")
 
     def _tick(self, windows: int) -> None:
         self._done += windows
@@ -253,6 +294,7 @@ class _Reading:
             names = [
                 self._pair(job) for jobs in kernel_passes(self._entries, left, right, self._groups) for job in jobs
             ]
+            self.all_same &= len(ours) == len(one.selected) == len(other.selected)
             if not len(ours):
                 why = "no window in common; extract both from one manifest with one window and stride"
                 self.kernel_tasks += [_kernel_task(pair, None, why) for pair in names]

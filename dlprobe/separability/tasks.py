@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from dlprobe.data.labels import CLASSES, SCHEMES, LabelScheme
 from dlprobe.errors import MetricError
-from dlprobe.metrics import studentized_intervals
 from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.separability.gathering import PAIRS
 from dlprobe.separability.maps import scaled
@@ -31,6 +31,7 @@ from dlprobe.separability.statistics.gaussians import (
     mahalanobis,
     pair_of,
 )
+from dlprobe.separability.statistics.intervals import jackknife_error
 from dlprobe.separability.statistics.neighbours import allowed_pairs, distances, knn_purity, silhouette, two_nn
 
 if TYPE_CHECKING:
@@ -100,13 +101,7 @@ def _pair_tasks(subject: Subject, number: int, pair: tuple[int, int]) -> Iterato
     state, shrinkage, name = subject.state, subject.shrinkage, pair_name(pair)
 
     def held_out(groups: Sequence[int]) -> dict[str, float]:
-        chosen = list(groups)
-        if subject.found.unfitted[subject.layer, chosen, number].any():
-            msg = "one of the classes stands in one independent group of sources alone: nothing is left to fit on"
-            raise MetricError(msg)
-        hits = subject.found.hits[subject.layer, chosen, number].sum(axis=0)
-        tested = subject.found.tested[subject.layer, chosen, number].sum(axis=0)
-        return {"lda_accuracy": float((hits / tested).mean()) if tested.all() else float("nan")}
+        return {"lda_accuracy": _held_out_accuracy(subject, number, groups)}
 
     def ratio(groups: Sequence[int]) -> dict[str, float]:
         return {"fisher_ratio": fisher_ratio(pair_of(*_both(state, pair, groups)))}
@@ -118,6 +113,26 @@ def _pair_tasks(subject: Subject, number: int, pair: tuple[int, int]) -> Iterato
     yield subject.task(pair, name, ["lda_accuracy"], held_out)
     yield subject.task(pair, name, ["fisher_ratio"], ratio)
     yield _unless_thin(subject, pair, subject.task(pair, name, ["mahalanobis", "bhattacharyya"], gaussian))
+
+
+def _held_out_accuracy(subject: Subject, number: int, groups: Sequence[int]) -> float:
+    """Return the accuracy of a pair on groups that the fits did not see.
+
+    Without a group, it is the mean over fits that saw it and fits that did not: in simulation intervals cover 95 to
+    96 % then, 93 % if fits are held fixed, and 98 to 99 % with new ones alone (`tests/separability/test_coverage.py`).
+    """
+    found, chosen = subject.found, np.asarray(groups)
+    left_out = sorted(set(range(subject.state.groups)) - set(groups))
+    tested = found.tested[chosen, number].sum(axis=0)
+    accuracies = []
+    for seen in (chosen, *map(np.array, left_out)):
+        fits = (chosen, seen, number)
+        if found.unfitted[subject.layer][fits].any():
+            msg = "one of the classes stands in one independent group of sources alone: nothing is left to fit on"
+            raise MetricError(msg)
+        hits = found.hits[subject.layer][fits].sum(axis=0)
+        accuracies.append((hits / tested).mean() if tested.all() else np.nan)
+    return float(np.mean(accuracies))
 
 
 def _class_tasks(subject: Subject, kind: int) -> Iterator[Task]:
@@ -177,7 +192,7 @@ def _neighbour_tasks(subject: Subject) -> Iterator[Task]:
                 values = silhouette(near, kinds, allowed), knn_purity(near, kinds, allowed, subject.neighbours)
                 return dict(zip(names, values, strict=True))
 
-            yield subject.task(pair, pair_name(pair), names, mixing, n_patches=len(members))
+            yield subject.task(pair, pair_name(pair), names, mixing, n_patches=len(members), halves=True)
     for kind in range(len(CLASSES)):
         members = np.flatnonzero(sample.classes == kind)
         # an untouched patch is nearly the same in all variants of its photograph, which is no dimension of the data
@@ -186,7 +201,8 @@ def _neighbour_tasks(subject: Subject) -> Iterator[Task]:
         def dimension(groups: Sequence[int], members: NDArray[np.int64] = members) -> dict[str, float]:
             return {"intrinsic_dimension": two_nn(*among(part(members, groups), other_sources=False))}
 
-        yield subject.task([kind], NAMES[kind], ["intrinsic_dimension"], dimension, n_patches=len(members))
+        n_patches = len(members)
+        yield subject.task([kind], NAMES[kind], ["intrinsic_dimension"], dimension, n_patches=n_patches, halves=True)
 
 
 def _as_many(classes: NDArray[np.int64], pair: tuple[int, int]) -> NDArray[np.int64]:
@@ -234,21 +250,21 @@ def _direction_tasks(subject: Subject, given: Sequence[Direction]) -> Iterator[T
         yield Task(subject.name, name, _APART, compute, n_sources, int(patches.sum()), "", fixed=True)
 
 
-def effects_of(subject: Subject, groups: int, seed: int) -> Iterator[pd.DataFrame]:
+def effects_of(subject: Subject, groups: int) -> Iterator[pd.DataFrame]:
     """Yield Cohen's d of every dimension for each pair of classes that has patches."""
     for pair in PAIRS:
         whole = [subject.state.gaussian(kind, range(groups)) for kind in pair]
         if whole[0] is None or whole[1] is None:
             continue
         value = cohens_d(whole[0], whole[1])
-        low, high = _effect_ends(subject.state, pair, value, groups, seed)
+        low, high = _effect_ends(subject.state, pair, value, groups)
         reason = np.where(np.isnan(value), "constant within the classes", "")
         columns = {"dimension": np.arange(len(value)), "value": value, "low": low, "high": high, "reason": reason}
         yield pd.DataFrame({"features": subject.name, "classes": pair_name(pair), **columns})
 
 
 def _effect_ends(
-    state: MomentsState, pair: tuple[int, int], value: NDArray[np.float64], groups: int, seed: int
+    state: MomentsState, pair: tuple[int, int], value: NDArray[np.float64], groups: int
 ) -> NDArray[np.float64]:
     """Return the ends of the intervals of all dimensions, by the same jackknife as the table's, shape (2, width)."""
     ends = np.full((2, len(value)), np.nan)
@@ -258,8 +274,7 @@ def _effect_ends(
         if parts[0] is None or parts[1] is None:
             return ends
         without.append(cohens_d(parts[0], parts[1]))
-    pseudo = groups * value[:, None] - (groups - 1) * np.stack(without, axis=1)
-    known = np.isfinite(pseudo).all(axis=1)
-    if groups >= MIN_SOURCES and known.any():
-        ends[:, known] = studentized_intervals(pseudo[known], seed=seed)
+    if groups >= MIN_SOURCES:
+        reach = t.ppf(0.975, groups - 1) * jackknife_error(np.stack(without, axis=1))
+        ends[:] = value - reach, value + reach
     return ends

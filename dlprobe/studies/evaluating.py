@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from dlprobe import plotting
 from dlprobe.data.images import MAX_PIXELS
 from dlprobe.data.manifest import Manifest
-from dlprobe.errors import OutputError
+from dlprobe.errors import MetricError, OutputError
 from dlprobe.localization import SlidingSettings, load_probe
 from dlprobe.publish import publish
 from dlprobe.studies.evaluation.computing import Reject, Work
@@ -34,6 +35,8 @@ from dlprobe.studies.runs import Run, markdown, settings_record, software
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from matplotlib.axes import Axes
 
     from dlprobe.backbones import Backbone
     from dlprobe.probes import Probe
@@ -73,6 +76,28 @@ class Evaluation:
     notes: list[str]
     accounting: dict[str, int]
     ignored: dict[str, int]
+
+    def frame(self) -> pd.DataFrame:
+        """Return the table of results."""
+        return self.tables["results"]
+
+    def plot(self, ax: Axes | None = None, metric: str | None = None) -> Axes:
+        """Draw one metric of every kind with its intervals beside marking everything; by default the first protocol's.
+
+        Raises
+        ------
+        MetricError
+            If no row has that metric.
+        """
+        chosen = metric or self.tables["overview"]["metric"].iloc[0].removesuffix(" (oracle)")
+        rows = self.frame()[self.frame()["metric"] == chosen]
+        if rows.empty:
+            msg = f"no {chosen!r} was measured; there are: {', '.join(dict.fromkeys(self.frame()['metric']))}"
+            raise MetricError(msg)
+        words = "marking everything"
+        ax = plotting.dots(rows, rows="kind", series="metric", ax=ax, reference="everything", reference_label=words)
+        ax.set_xlabel(chosen)
+        return ax
 
 
 def evaluate(

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from dlprobe import plotting
 from dlprobe.cache import open_cache, parity
 from dlprobe.data.labels import TRUTH_SCHEME
 from dlprobe.errors import DataError, ProbeError
+from dlprobe.metrics import paired_difference
 from dlprobe.studies.fitting.census import require_scorable
 from dlprobe.studies.fitting.methods.base import Task
 from dlprobe.studies.fitting.pool import CachePool
@@ -20,7 +24,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from matplotlib.axes import Axes
+
     from dlprobe.cache import Parity
+    from dlprobe.metrics import PairedDifference
     from dlprobe.studies.fitting.splits import Assignment
 
 #: One scheme and no baselines: the question is how far two scores of one probe are apart.
@@ -40,12 +47,15 @@ class CacheComparison:
         cache alone: over tested photographs of their mean over images with inpainted patches. None without a fit.
     note : str
         The split, or why no probe could be fitted.
+    change : PairedDifference or None
+        IoU on the right minus the left, over tested photographs, with its interval.
     """
 
     embeddings: Parity
     iou_left: float | None
     iou_right: float | None
     note: str
+    change: PairedDifference | None = None
 
     @property
     def iou_change(self) -> float | None:
@@ -56,6 +66,23 @@ class CacheComparison:
         """Return everything as one flat row of JSON values."""
         ious = {"iou_left": self.iou_left, "iou_right": self.iou_right, "iou_change": self.iou_change}
         return {**asdict(self.embeddings), **ious, "note": self.note}
+
+    def frame(self) -> pd.DataFrame:
+        """Return everything as a table of one row, with the interval of the change of IoU."""
+        nan = float("nan")
+        low, high = (self.change.low, self.change.high) if self.change else (nan, nan)
+        return pd.DataFrame([{**self.row(), "iou_change_low": low, "iou_change_high": high}])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the change of IoU with its interval over photographs; without a fit, the deviations of embeddings."""
+        if self.change is None:
+            return self.embeddings.plot(ax)
+        ends = {"value": self.change.estimate, "low": self.change.low, "high": self.change.high}
+        row = pd.DataFrame([{"what": "test IoU", "series": "right - left", **ends}])
+        ax = plotting.dots(row, rows="what", series="series", ax=ax)
+        ax.axvline(0, color="black", linestyle=":", linewidth=1)
+        ax.set_xlabel(f"change of test IoU, right - left, on {self.change.n} photographs")
+        return ax
 
 
 def compare_caches(
@@ -93,11 +120,15 @@ def compare_caches(
     except (DataError, ProbeError) as error:
         return CacheComparison(embeddings, None, None, f"no probe: {error}")
     tables = [score_images(pool, split, chosen) for pool, split in zip(pools, splits, strict=True)]
-    ious = []
-    for table in tables:
-        shown = table[(table["method"] != "everything") & (table["share"] > 0)]
-        ious.append(float(shown.groupby("source_id")["iou_val"].mean().mean()))
-    return CacheComparison(embeddings, ious[0], ious[1], splits[0].description)
+    left_means, right_means = (
+        shown.groupby("source_id")["iou_val"].mean()
+        for table in tables
+        for shown in [table[(table["method"] != "everything") & (table["share"] > 0)]]
+    )
+    change = paired_difference(left_means, right_means, bounds=(-1, 1))
+    return CacheComparison(
+        embeddings, float(left_means.mean()), float(right_means.mean()), splits[0].description, change
+    )
 
 
 def _split(pool: CachePool, settings: FitSettings) -> Assignment:

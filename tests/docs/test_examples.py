@@ -16,6 +16,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from dlprobe.cache import open_cache
 from dlprobe.data.synthesis import build_demo
 from dlprobe.data.synthesis.photographs import PAIRS, load_photograph
 from dlprobe.studies.designs import read_study
@@ -161,19 +162,37 @@ def test_toml_is_read(path, tmp_path):
             assert study.backbones
 
 
-@pytest.mark.slow
-def test_the_tutorial_runs_from_the_first_command_to_the_last(tmp_path, monkeypatch):
-    """Six photographs of 112 px stand for the reader's folder; everything else is as the page says."""
-    monkeypatch.chdir(tmp_path)
+def prepare_readers_folder(pairs):
+    """Put photographs of 112 px in the place of the reader's own, and an image beside them."""
     Path("PHOTOGRAPHS").mkdir()
-    for photograph in (load_photograph(name, 112) for pair in PAIRS[:3] for name in pair):
+    for photograph in (load_photograph(name, 112) for pair in PAIRS[:pairs] for name in pair):
         Image.fromarray(photograph.pixels).save(f"PHOTOGRAPHS/{photograph.name}.png")
     Image.fromarray(photograph.pixels).save("photo.jpg")
-    lines = commands(DOCS / "tutorial.md")
-    assert [words[0] for words in lines][-1] == "report"
+
+
+def run_lines(lines):
     for words in lines:
         result = CliRunner().invoke(APP, words)
         assert result.exit_code == 0, (words, result.stderr, result.exception)
+
+
+def test_the_tutorial_runs_up_to_a_cache(tmp_path, monkeypatch):
+    """Four photographs are too few for a fit, and enough for all that comes before it."""
+    monkeypatch.chdir(tmp_path)
+    prepare_readers_folder(pairs=2)
+    lines = commands(DOCS / "tutorial.md")
+    steps = [words[0] for words in lines]
+    run_lines(lines[steps.index("synthesize") : steps.index("fit")])
+    assert open_cache("cache").complete
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_the_first_command_to_the_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare_readers_folder(pairs=3)
+    lines = commands(DOCS / "tutorial.md")
+    assert [words[0] for words in lines][-1] == "report"
+    run_lines(lines)
     assert (tmp_path / "run" / "report.html").is_file()
     assert {"score.npy", "mask.png", "overlay.png", "result.json"} <= {
         p.name for p in (tmp_path / "masks/photo").iterdir()

@@ -3,11 +3,12 @@
 import importlib.util
 import inspect
 import re
-import subprocess
-import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "reference"
@@ -28,22 +29,44 @@ def test_the_committed_pages_are_what_the_program_says(generator):
     assert stale == [], "run `python docs/reference/generate.py` and commit what it writes"
 
 
+def flat(text):
+    """Return words alone: help is wrapped and boxed in a terminal, and marked up on a page."""
+    return " ".join(re.sub(r"[`│╭╮╰╯─|*\\]|\\[default: [^\\]]*\\]|\\[required\\]", " ", text).split())
+
+
+def helps():
+    """Yield path and printed help of every command."""
+    (script,) = entry_points(group="console_scripts", name="dlprobe")
+    environment = {"COLUMNS": "2000", "TERMINAL_WIDTH": "2000"}
+
+    def of(group, path):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from of(command, (*path, name))
+            else:
+                run = CliRunner().invoke(app, [*path, name, "--help"], env=environment, prog_name="dlprobe")
+                assert run.exit_code == 0, run.stderr
+                yield (*path, name), run.stdout, command
+
+    app = script.load()
+    yield from of(typer.main.get_command(app), ())
+
+
 def test_the_page_of_commands_holds_what_help_prints():
-    """Every option and every word of help, as a user's terminal shows them."""
+    """Every option, default and word of help of every command, as a user's terminal shows them."""
     page = (FOLDER / "cli.md").read_text(encoding="utf-8")
-    for path in (("fit",), ("cache", "merge"), ("extract",)):
-        run = subprocess.run(
-            [sys.executable, "-c", "from dlprobe_cli.main import app; app()", *path, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"COLUMNS": "400", "TERMINAL_WIDTH": "400", "PATH": "", "OMP_NUM_THREADS": "1"},
-        )
+    seen = []
+    for path, text, command in helps():
+        seen.append(path)
         section = page.split(f"## dlprobe {' '.join(path)}\n")[1].split("\n## ")[0]
-        printed = set(re.findall(r"--[a-z][a-z-]*", run.stdout)) - {"--help"}
-        assert printed == set(re.findall(r"(?<=[` ])--[a-z][a-z-]*(?=[`, ])", section)), path
-        for default in re.findall(r"\[default: (?!None)([^\]]+)\]", run.stdout):
-            assert f"`{default}`" in section or f"`--{default}`" in section
+        printed = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text.partition("Options")[2])) - {"--help"}
+        assert printed <= set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", section)), path
+        for default in re.findall(r"\[default: (?!None)([^\]]+)\]", text):
+            assert f"`{default}`" in section or f"`--{default}`" in section, (path, default)
+        for words in (command.help, *(p.help for p in command.params if p.name != "help" and not p.hidden)):
+            assert flat(words) in flat(section), (path, words)
+            assert flat(words) in flat(text), (path, words)
+    assert len(seen) == page.count("\n## ") > 20
 
 
 def parameters_of(docstring):

@@ -16,7 +16,8 @@ from dlprobe.cache import open_cache
 from dlprobe.errors import IdentityError, MetricError, OutputError
 from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.probes import Probe, make_card
-from dlprobe.separability import SeparabilitySettings, separate
+from dlprobe.reports.fits.sections import separability_sections
+from dlprobe.separability import PatchMap, SeparabilitySettings, separate
 from dlprobe.separability.gathering import entries_of
 from dlprobe.separability.results import KEY, STATISTICS
 
@@ -85,8 +86,7 @@ def test_every_number_lies_in_its_bounds_with_an_interval_over_sources(measured)
     sure = table[table["low"].notna()]
     assert len(sure) > 0.7 * len(table)
     assert (sure["low"] <= sure["high"]).all()
-    outside = (sure["value"] < sure["low"]) | (sure["value"] > sure["high"])
-    assert sure.loc[outside, "reason"].str.contains("biased").all()
+    assert ((sure["low"] <= sure["value"]) & (sure["value"] <= sure["high"])).all()
     assert table.loc[table["low"].isna(), "reason"].str.contains("no interval").all()
 
 
@@ -220,6 +220,39 @@ def test_maps_hold_the_sample_and_are_marked_by_class_and_source(measured):
         drawn.plot(by="colour")
 
 
+def test_random_weights_show_in_every_name(measured):
+    names = set(measured.frame()["features"])
+    assert all(name.endswith("(random:0)") for name in names)
+    assert any("a floor, not a finding" in note for note in measured.notes)
+
+
+def test_a_picture_of_other_windows_says_how_many_each_has(paths, measured, tmp_path, tiny_cache):
+    assert "same windows" not in measured.plot().get_xlabel()
+    apart = separate([paths["plain"], tiny_cache], settings=SETTINGS)
+    assert "not on the same windows" in apart.plot().get_xlabel()
+    assert apart.record["same_windows"] is False
+
+
+def test_a_report_shows_what_was_measured_and_paired_differences(measured, tmp_path):
+    folder = measured.write(tmp_path / "out")
+    whole, paired, *_ = separability_sections(folder)
+    assert "27 windows" in " ".join(whole.text)
+    assert any("a floor, not a finding" in line for line in whole.text)
+    assert "paired differences" in paired.title
+    assert len(paired.rows) == len(measured.differences)
+    (folder / "separability.json").unlink()
+    with pytest.raises(OutputError, match="write it again"):
+        next(separability_sections(folder))
+
+
+def test_a_map_of_many_sources_names_those_with_most_patches():
+    sources = np.repeat([f"s{k:02d}" for k in range(20)], np.arange(1, 21))
+    drawn = PatchMap("f", "pca", np.zeros((len(sources), 2)), sources, sources, ("x", "y"))
+    ax = drawn.plot(by="source")
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["8 other sources", *(f"s{k:02d}" for k in range(19, 7, -1))]
+
+
 def test_the_command_prints_the_table_and_writes_tables_moments_and_pictures(paths, tmp_path):
     out = tmp_path / "deep" / "out"
     result = run(paths["plain"], paths["mixed"], "-o", out, "--sample", 40, "--json")
@@ -231,6 +264,12 @@ def test_the_command_prints_the_table_and_writes_tables_moments_and_pictures(pat
     assert (out / "lda_accuracy.png").read_bytes().startswith(b"\x89PNG")
     with np.load(out / "gaussians.npz", allow_pickle=False) as arrays:
         assert all(arrays[name].shape[0] == 7 for name in arrays)
+    record = json.loads((out / "separability.json").read_text())
+    assert record["settings"]["sample_per_class"] == 40
+    assert [cache["windows"] for cache in record["caches"]] == [27, 27]
+    fingerprint = open_cache(paths["mixed"]).model_spec.fingerprint
+    assert record["caches"][1]["model_fingerprint"] == fingerprint
+    assert "random weights" in " ".join(record["notes"])
     before = (out / "separability.csv").read_bytes()
     again = run(paths["plain"], paths["mixed"], "-o", out, "--sample", 40)
     assert again.exit_code == 0, again.stderr

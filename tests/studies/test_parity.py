@@ -28,6 +28,8 @@ def test_another_storage_type_is_the_same_split_and_nearly_the_same_score(tiny_c
     assert found.embeddings.max_abs > 0
     assert abs(found.iou_change) < 0.05
     assert found.row()["iou_change"] == found.iou_right - found.iou_left
+    assert found.change.estimate == pytest.approx(found.iou_change)
+    assert found.change.low <= found.iou_change <= found.change.high
 
 
 def test_other_numbers_give_another_score(tiny_cache, coarse, tmp_path, tiny_manifest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from dlprobe.errors import OutputError
 from dlprobe.metrics import Reliability
 from dlprobe.plotting import png
 from dlprobe.reports.page import Section, png_uri, table_section
-from dlprobe.separability.results import TABLE_NAME
+from dlprobe.separability.results import RECORD_NAME, TABLE_NAME
 
 if TYPE_CHECKING:
     import os
@@ -83,16 +84,23 @@ def separability_sections(folder: str | os.PathLike[str] | None) -> Iterator[Sec
     if folder is None:
         return
     place = Path(folder)
-    if not (place / TABLE_NAME).is_file():
-        msg = f"{place} was not written by `dlprobe separate -o`; give a folder that was"
+    if not ((place / TABLE_NAME).is_file() and (place / RECORD_NAME).is_file()):
+        msg = f"{place} was not written by `dlprobe separate -o` of this version; write it again"
         raise OutputError(msg)
     text = [
         "What is separable here can be learned; intervals are over sources, and a reason stands where one is missing."
     ]
+    record = json.loads((place / RECORD_NAME).read_text(encoding="utf-8"))
+    text += [f"{cache['name']}: {cache['windows']} windows, cache {cache['path']}." for cache in record["caches"]]
+    text += record["notes"]
     table = table_section("Separability", pd.read_csv(place / TABLE_NAME), text=text)
     picture = place / "lda_accuracy.png"
     figure = png_uri(picture.read_bytes()) if picture.is_file() else ""
     yield Section(table.title, table.header, table.rows, table.text, figure)
+    differences = pd.read_csv(place / "differences.csv")
+    if len(differences):
+        paired = ["The second features minus the first, on the same windows; intervals are over sources, unadjusted."]
+        yield table_section("Separability: paired differences", differences, text=paired)
     for path in sorted([*place.glob("pca-*.png"), *place.glob("umap-*.png")]):
         method, number, by = path.stem.split("-", 2)
         title = f"{method.upper()} map {number} of a sample of patches, {_MAPPED.get(by, by)}"

@@ -18,6 +18,7 @@ from dlprobe.finetune import FinetuneSettings, LiveWindows
 from dlprobe.finetune.settings import require_mode
 from dlprobe.probes import Probe, make_card
 from dlprobe.spec import canonical_json, fingerprint
+from dlprobe.studies.displays import plot_results
 from dlprobe.studies.fit import slug
 from dlprobe.studies.fitting.calibration import BEST_F1, score_of
 from dlprobe.studies.fitting.methods.heads import row_of
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from dlprobe.backbones.base import Backbone
@@ -80,6 +82,14 @@ class FinetuneResult:
     def summary(self) -> pd.DataFrame:
         """Return the table that people read first."""
         return overview(self.results)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the table of results."""
+        return self.results
+
+    def plot(self, ax: Axes | None = None, scheme: str | None = None) -> Axes:
+        """Draw the IoU by kind and mode; see `dlprobe.studies.displays.plot_results`."""
+        return plot_results(self.results, ax, scheme=scheme)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -95,7 +95,21 @@ class BackboneSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extraction:
-    """Settings of extraction that a study may change; see `dlprobe.extraction.plan`."""
+    """Settings of extraction that a study may change; see `dlprobe.extraction.plan`.
+
+    Parameters
+    ----------
+    stride_px : int
+        Intended distance of two windows.
+    views : int
+        Views of each window; view 0 is the clean one, others are degraded and train only.
+    degrade : str, optional
+        Preset of degradations that makes views 1 and up.
+    dtype : {'float16', 'float32', 'int8'}
+        Of the stored embeddings.
+    engine, device : str
+        What the backbone runs with, and on.
+    """
 
     stride_px: int = 504
     views: int = 1

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from dlprobe import plotting
 from dlprobe.data.layouts.base import Reject
 from dlprobe.data.manifest import TEXT_COLUMNS
 from dlprobe.data.provenance import Variant
@@ -31,6 +32,7 @@ from dlprobe.spec import sha256_of_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from dlprobe.data.manifest import Manifest
@@ -61,6 +63,17 @@ class SynthesisReport:
     path: Path
     manifest: Manifest
     rejects: list[Reject]
+
+    def frame(self) -> pd.DataFrame:
+        """Return what was written, one row a variant and generator: ``images``, ``photographs``."""
+        groups = self.manifest.frame.groupby(["variant", "generator"], sort=True)["source_id"]
+        return groups.agg(images="size", photographs="nunique").reset_index()
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw how many images of each variant and generator were written."""
+        table = self.frame()
+        names = [" ".join(filter(None, pair)) for pair in zip(table["variant"], table["generator"], strict=True)]
+        return plotting.bars(names, table["images"], ax=ax, words=f"images, {len(self.rejects)} photographs rejected")
 
 
 class _Task(NamedTuple):

@@ -117,8 +117,13 @@ def _plot_matrix(tables: dict[str, pd.DataFrame], ax: Axes | None, at: int = 0) 
     table = matrix[matrix["variant"] == variant].pivot_table(index="trained", columns="tested", values="value")
     ax = axes(ax, width_in=2.5 + 0.9 * table.shape[1], height_in=1.8 + 0.5 * table.shape[0])
     image = ax.imshow(table.to_numpy(), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    ends = matrix[matrix["variant"] == variant].groupby(["trained", "tested"])[["low", "high"]].mean()
     for (y, x), value in np.ndenumerate(table.to_numpy()):
-        ax.text(x, y, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.5 else "white")
+        if np.isnan(value):
+            continue
+        low, high = ends.loc[(table.index[y], table.columns[x])]
+        words = f"{value:.2f}" if np.isnan(low) else f"{value:.2f}\n[{low:.2f}, {high:.2f}]"
+        ax.text(x, y, words, ha="center", va="center", fontsize="small", color="black" if value > 0.5 else "white")
     ax.set_xticks(range(table.shape[1]), table.columns, rotation=30, ha="right")
     ax.set_yticks(range(table.shape[0]), table.index)
     ax.set_xlabel("tested on")

@@ -135,12 +135,12 @@ def options() -> argparse.Namespace:
     return given
 
 
-def settled(backbone: Any, chosen: int | None, spec: CacheSpec) -> Any:
+def settled(backbone: Any, spec: CacheSpec) -> Any:
     """Return a backbone with the batch size that an extraction uses: found where it finds one, within a block."""
-    size = chosen or backbone.pins.batch_size
     if backbone.automatic_batch:
-        size = find_batch_size(backbone, windows_per_s, block_windows=spec.block_windows)
-    return backbone.with_batch_size(evened(size, spec.block_windows))
+        return backbone.with_batch_size(find_batch_size(backbone, windows_per_s, block_windows=spec.block_windows))
+    size = backbone.pins.batch_size
+    return backbone.with_batch_size(evened(size, spec.block_windows) if backbone.pins.compiled else size)
 
 
 def main() -> None:
@@ -152,7 +152,7 @@ def main() -> None:
     side = backbone.spec.window_px
     with tempfile.TemporaryDirectory() as folder:
         manifest = photographs(Path(folder), given.windows, side + 8)
-        backbone = settled(backbone, given.batch_size, plan(manifest, backbone.spec, stride_px=side).cache_spec)
+        backbone = settled(backbone, plan(manifest, backbone.spec, stride_px=side).cache_spec)
         pins = backbone.pins
         noise = np.random.default_rng(0).integers(0, 256, (pins.batch_size, side, side, 3), np.uint8)
         ready = backbone.normalise(torch.from_numpy(noise).to(backbone.device))

@@ -15,6 +15,8 @@ from .output import emit
 from .progress import progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="Look after a cache.")
+#: Of the number of a window.
+_INDEX_BYTES = 8
 CacheArg = Annotated[Path, typer.Argument(help="Folder, or s3://BUCKET/PREFIX, that `dlprobe extract` filled.")]
 OtherArg = Annotated[Path, typer.Argument(help="Folder, or s3://BUCKET/PREFIX, of another cache.")]
 ManifestArg = Annotated[Path, typer.Argument(help="Manifest that the cache was made from.")]
@@ -202,10 +204,12 @@ def unlock(path: CacheArg, as_json: JsonOpt = False) -> None:
 
 def _numbers(path: Path) -> list[int]:
     try:
-        return [int(word) for word in path.read_text(encoding="utf-8").split()]
-    except ValueError as error:
+        found = [int(word) for word in path.read_text(encoding="utf-8").split()]
+        max(map(abs, found), default=0).to_bytes(_INDEX_BYTES, signed=True)
+    except (ValueError, OverflowError) as error:
         msg = f"{path} is no list of window numbers ({error}); write numbers with spaces or line breaks between them"
         raise DataError(msg) from None
+    return found
 
 
 def _size(fields: dict[str, object]) -> dict[str, object]:

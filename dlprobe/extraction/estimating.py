@@ -76,7 +76,7 @@ def estimate(
     require_shard(shard)
     spec = plan.cache_spec
     blocks = range(shard[0], plan.n_blocks, shard[1])
-    kind, recorded = _begun(plan, path) or (store or "zarr", set())
+    kind, recorded, pinned = _begun(plan, path) or (store or "zarr", set(), None)
     left = [block for block in blocks if block not in recorded]
     windows = plan.windows_in(left)
 
@@ -84,7 +84,7 @@ def estimate(
         size = max(1, min(settled.pins.batch_size, spec.block_windows, windows))
         return windows_per_s(settled, size, dtype=spec.dtype, cls=spec.cls)
 
-    rate = with_fitting_batches(timed, backbone, spec, lambda: None)
+    rate = with_fitting_batches(timed, backbone, spec, lambda: pinned)
     return {
         "images": len(np.unique(plan.windows[:, 0])),
         "recorded_blocks": len(blocks) - len(left),
@@ -96,13 +96,14 @@ def estimate(
     }
 
 
-def _begun(plan: Plan, path: str | os.PathLike[str] | None) -> tuple[str, set[int]] | None:
-    """Return the back end of a cache that is there, and the blocks that were recorded."""
+def _begun(plan: Plan, path: str | os.PathLike[str] | None) -> tuple[str, set[int], int | None] | None:
+    """Return the back end of a cache that is there, the blocks that were recorded, and its batch size."""
     if path is None or not (place := open_place(path)).exists(ROOT_RECORD):
         return None
     advice = "give the same manifest and settings, or another path"
-    require_same(FeatureCache(path).cache_spec, plan.cache_spec, f"the cache {place} and this extraction", advice)
-    return store_kind(place), recorded_blocks(place)
+    cache = FeatureCache(path)
+    require_same(cache.cache_spec, plan.cache_spec, f"the cache {place} and this extraction", advice)
+    return store_kind(place), recorded_blocks(place), cache.pins.batch_size
 
 
 def with_fitting_batches(

@@ -28,6 +28,10 @@ class Exhibit:
     fake: bool
 
 
+#: Half the distance of float32 scores just below 1.
+_LEAST = 2.0**-25
+
+
 def slider(threshold: float) -> dict[str, float]:
     """Return what the page needs to know of a slider that begins at a score in (0, 1)."""
     return {"logit": _logit(threshold), "level": THRESHOLD_LEVEL, "step": LOGITS_PER_LEVEL}
@@ -62,4 +66,6 @@ def _levels(above: NDArray[np.float64], marked: NDArray[np.bool_]) -> NDArray[np
 
 
 def _logit(score: float) -> float:
+    """Return the logit of a score; outside (0, 1), where nothing or all is marked, that of the nearest inside."""
+    score = min(max(score, _LEAST), 1 - _LEAST)
     return float(np.log(score) - np.log1p(-score))

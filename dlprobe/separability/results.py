@@ -190,6 +190,9 @@ def paired_differences(
             parts = other.parts - one.parts
             known = np.isfinite([estimate, *parts.flat]).all()
             low, high = interval(estimate, parts, groups) if known else (np.nan, np.nan)
+            least, most = STATISTICS[statistic].bounds
+            if low == high and np.isfinite(most - least):  # no part differs: neither does that say all
+                low, high = interval(estimate, parts, groups, (least - most, most - least))
             values = (f"{right} - {left}", statistic, classes, estimate, float(low), float(high))
             why = "" if known else "undefined on a side, or without some of the sources"
             rows.append(dict(zip(COLUMNS, (*values, one.row["n_sources"], one.row["n_patches"], why), strict=True)))

@@ -84,8 +84,9 @@ def test_a_subset_is_exported(copy, tmp_path):
     options = (*subset, "--windows", tmp_path / "windows.txt", "--json")
     [out] = rows(dlprobe("cache", "export", copy, "-o", tmp_path / "out", *options))
     assert out["windows"] == len(chosen) > 0
-    (tmp_path / "windows.txt").write_text("1, 2")
-    assert "no list of window" in dlprobe("cache", "export", copy, "-o", tmp_path / "two", *options, code=2).stderr
+    for words in ("1, 2", "99999999999999999999"):
+        (tmp_path / "windows.txt").write_text(words)
+        assert "no list of window" in dlprobe("cache", "export", copy, "-o", tmp_path / "two", *options, code=2).stderr
     said = dlprobe("cache", "export", copy, "-o", tmp_path / "two", "--source", "nobody", code=2).stderr
     assert "no windows of source_id 'nobody'; there are" in said
     assert not (tmp_path / "two").exists()

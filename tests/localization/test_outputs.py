@@ -383,6 +383,11 @@ def test_other_weights_than_the_probes_are_refused_by_name(tmp_path, image):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(("threshold", "colour"), [(1.0000001, [0, 0, 0]), (1.0, [0, 0, 1]), (0.0, [1, 1, 1])])
+def test_a_threshold_at_an_end_colours_what_is_marked_and_nothing_else(threshold, colour):
+    assert centred(np.array([0.0, 1 - 2.0**-23, 1.0], np.float32), threshold).tolist() == colour
+
+
 def test_colours_are_centred_on_the_threshold_along_the_logits():
     scores = np.array([0.0, 0.2, 0.5, 0.999995, 1.0], np.float32)
     np.testing.assert_allclose(centred(scores, 0.5), scores, atol=1e-7)

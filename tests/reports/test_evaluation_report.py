@@ -59,10 +59,10 @@ def test_the_report_of_a_folder_is_the_one_that_belongs_there(small_evaluation, 
         write_evaluation_report(small_evaluation.out, tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("threshold", [1e-6, 0.08, 0.5, 0.97, 1 - 1e-6])
+@pytest.mark.parametrize("threshold", [0.0, 1e-6, 0.08, 0.5, 0.97, 1 - 1e-6, 1.0, 1.0000001])
 def test_the_middle_level_of_an_embedded_map_is_the_threshold_itself(threshold):
     scores = np.random.default_rng(0).beta(0.1, 0.1, (50, 60)).astype(np.float32)
-    scores[0, :3] = 0, 1, threshold
+    scores[0, :3] = 0, 1, min(threshold, 1)
     levels = threshold_levels(scores, threshold)
     np.testing.assert_array_equal(levels >= THRESHOLD_LEVEL, scores.astype(np.float64) >= threshold)
     order = np.argsort(scores, axis=None)

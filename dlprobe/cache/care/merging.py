@@ -169,6 +169,7 @@ def _require_alike(caches: list[FeatureCache]) -> None:
         same = replace(cache.cache_spec, **images)
         advice = "extract them alike; only images may differ"
         require_same(first.cache_spec, same, f"{first.path} and {cache.path}", advice)
+        advice += " (a batch that is found is no larger than a block: give --batch-size)"
         require_same(first.pins, cache.pins, f"the pins of {first.path} and {cache.path}", advice)
 
 

@@ -73,7 +73,7 @@ class RayRunner:
             raise CacheError(msg)
 
     def placed(self, backbone: Backbone) -> Backbone:
-        """Return the backbone as it is on the workers' device; itself if that is its own.
+        """Return the backbone as it is on the workers' device; itself if none was asked for.
 
         Raises
         ------
@@ -120,6 +120,10 @@ class RayRunner:
                 return ray.get(placed.remote(*arguments))
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                msg = f"a Ray worker died over the backbone ({reason}); give it more memory, or run the command again"
+                raise CacheError(msg) from error
 
     @contextmanager
     def _reserved(self, needs: dict[str, int], blocks: int) -> Iterator[list[Any]]:
@@ -141,6 +145,8 @@ class RayRunner:
                     f"which has room for {len(free)} now; wait for them, or ask for fewer or smaller ones (--workers)"
                 )
                 raise CacheError(msg)
+            for late in [group for group in groups if group not in free]:
+                remove_placement_group(late)  # else the cluster would hold it for nobody once it has room
             yield free
         finally:
             for group in groups:
@@ -270,7 +276,8 @@ class _Pool:
         while tasks := {task: seat for seat in self._seats for task in seat.hand}:
             done, _ = ray.wait(list(tasks), num_returns=1, timeout=_SILENCE_S)
             if not done:
-                self._clear_lost(waiting)
+                for number in self._clear_lost(waiting):
+                    written(number)
                 continue
             [task] = done
             seat = tasks[task]
@@ -296,8 +303,13 @@ class _Pool:
                 return
             seat.give(waiting.popleft())
 
-    def _clear_lost(self, waiting: deque[int]) -> None:
+    def _clear_lost(self, waiting: deque[int]) -> list[int]:
         """Give the blocks of actors whose machines have left the cluster, and that wait for others, to those that work.
+
+        Returns
+        -------
+        list of int
+            Those of them that were recorded before the machine was lost; they are not written again.
 
         Raises
         ------
@@ -305,9 +317,12 @@ class _Pool:
             If none does.
         """
         held = _held(seat.group for seat in self._seats)
+        missing, recorded = set(self._writer.missing), list[int]()
         for seat in [seat for seat in self._seats if seat.group not in held]:
             seat.end()
-            waiting.extendleft(seat.hand.values())
+            hand = list(seat.hand.values())
+            waiting.extendleft(number for number in reversed(hand) if number in missing)
+            recorded += [number for number in hand if number not in missing]
             self._seats.remove(seat)
         if not self._seats:
             path = self._writer.path
@@ -317,6 +332,7 @@ class _Pool:
             raise CacheError(msg)
         for seat in self._seats:
             self._supply(seat, waiting)
+        return recorded
 
     def _bury(self, seat: _Seat, block: int, reason: str, waiting: deque[int]) -> list[int]:
         """Put another actor into the place of a dead one; return which of its blocks are recorded all the same.
@@ -344,6 +360,6 @@ def _cause_of_death(task: Any) -> str | None:
         ray.get(task)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    except ray.exceptions.RayActorError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         return str(error).strip().splitlines()[-1]
     return None

@@ -100,7 +100,7 @@ def overlay(
     n_windows : ndarray of int32, shape (height, width), optional
         White dots where a single window looked, so that nothing could disagree.
     threshold : float
-        Score, in (0, 1), at which the tint is half as strong as it gets.
+        Score at which the tint is half as strong as it gets.
     """
     return overlay_rows(slice(0, mask.shape[0]), pixels, scores, mask, disagreement, n_windows, threshold=threshold)
 
@@ -116,9 +116,11 @@ def centred(scores: NDArray[np.float32], threshold: float) -> NDArray[np.float64
     scores : ndarray of float32
         In [0, 1].
     threshold : float
-        In (0, 1).
+        Outside (0, 1) only what is marked is coloured, and fully: a promise may allow nothing to be marked.
     """
     wide = np.asarray(scores, np.float64)
+    if not 0 < threshold < 1:
+        return np.asarray(wide >= threshold, np.float64)
     above, below = wide * (1 - threshold), (1 - wide) * threshold
     return np.asarray(above / (above + below))
 

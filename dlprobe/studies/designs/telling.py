@@ -27,7 +27,11 @@ VARIANTS = {
     "fr": "fully regenerated",
     "aesp": "auto-encoded in the masked region",
 }
-_METRICS = {"iou": "of IoU", "ap": "of average precision"}
+_METRICS = {
+    "iou": "of IoU",
+    "iou_val": "of IoU at the threshold of validation",
+    "ap": "of average precision",
+}
 UNADJUSTED = (
     "Each interval is that of its row alone, unadjusted; p is adjusted by Holm over all differences that were planned, "
     "so that an interval can exclude 0 where p is not below 0.05. Sure means p below 0.05 after Holm."

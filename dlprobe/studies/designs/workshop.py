@@ -159,7 +159,9 @@ class Workshop:
             msg = "a study of adaptation trains on images, which a cache has no more; give [[backbones]] a name"
             raise DataError(msg)
         backbone = self._backbone(entry)
-        return [self._adaptation(part, backbone, settings) for part in _folds(self.manifest(), asked.folds)]
+        return [
+            self._adaptation(part, backbone, settings) for part in _folds(self.manifest(), asked.folds, settings.seed)
+        ]
 
     def _adaptation(self, manifest: Manifest, backbone: Backbone, settings: FinetuneSettings) -> Run:
         modes = self.study.options.modes
@@ -240,15 +242,15 @@ def known_generators(asked: Sequence[str], frames: Sequence[pd.DataFrame]) -> tu
     ]
 
 
-def _folds(manifest: Manifest, count: int) -> list[Manifest]:
+def _folds(manifest: Manifest, count: int, seed: int) -> list[Manifest]:
     """Return the manifest once for each nested fold, its split the fold's; as it is for 0 folds."""
     if not count:
         return [manifest]
-    dealt = assign(manifest.frame, n_folds=count)
+    dealt = assign(manifest.frame, n_folds=count, seed=seed)
     parts = []
     for fold in dealt.folds:
         of = {group: name for name in ("train", "val", "test") for group in getattr(fold, name)}
-        split = [of[int(group)] for group in dealt.groups]
+        split = [of.get(int(group), "") for group in dealt.groups]
         parts.append(Manifest(manifest.frame.assign(split=split), manifest.root))
     return parts
 

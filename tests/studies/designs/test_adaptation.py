@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
+from dlprobe.data import Manifest
 from dlprobe.errors import DataError, ProbeError
 from dlprobe.studies.designs import run_study
 from dlprobe.studies.designs.kinds.adaptation import HELD_OUT, SEEN, _differences, _kind, _lost, _notes, _scores
+from dlprobe.studies.designs.workshop import _folds
 
 PHOTOGRAPHS = [f"p{i}" for i in range(12)]
 #: IoU of a mode on a generator; photographs add noise of their own, the same for all modes.
@@ -50,6 +52,32 @@ def test_the_loss_to_held_out_generators_is_a_difference_of_differences_by_photo
     row = found.loc[f"fr, {SEEN}"]
     assert (row["low"], row["high"]) == pytest.approx((normal.low, normal.high), abs=0.01)
     assert (found["p_holm"] >= found["p"]).all()
+
+
+def test_more_false_alarms_on_other_generators_are_no_loss_of_iou():
+    row = {"comparison": "full - head", "kind": "ae, held out minus trained on", "metric": "false_area@patch"}
+    numbers = {"difference": 0.1, "low": 0.05, "high": 0.15, "p_holm": 0.01, "n_sources": 12}
+    assert _lost(pd.Series({**row, **numbers})) == (
+        "From generators trained on to those held out, the falsely marked share of ae changes by +0.100 "
+        "[+0.050, +0.150] under full against head, the frozen backbone (12 photographs, p .010 after Holm)."
+    )
+    iou = _lost(pd.Series({**row, **numbers, "metric": "iou@patch", "kind": "fr, held out minus trained on"}))
+    assert "full loses 0.100 [0.050, 0.150] less IoU on fr than head" in iou
+
+
+def test_images_set_apart_for_calibration_take_no_part_in_folds():
+    names = [f"p{i}" for i in range(9)]
+    rows = [
+        {"path": f"{name}.png", "variant": "real", "source_id": name, "split": "calibration" if i == 0 else ""}
+        for i, name in enumerate(names)
+    ]
+    parts = _folds(Manifest.from_records(rows, "."), 3, seed=0)
+    assert len(parts) == 3
+    for part in parts:
+        splits = part.frame.set_index("source_id")["split"]
+        assert splits["p0"] == ""
+        assert set(splits.drop("p0")) == {"train", "val", "test"}
+    assert sorted(name for part in parts for name in part.frame.query("split == 'test'")["source_id"]) == names[1:]
 
 
 def test_scores_stand_beside_what_marking_everything_gets(images):

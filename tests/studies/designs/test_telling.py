@@ -45,6 +45,11 @@ def test_sure_differences_come_first_and_an_interval_alone_settles_nothing():
     assert tell(table.head(0)) == ["Nothing could be compared."]
 
 
+def test_iou_at_another_threshold_is_no_marked_area():
+    [line] = tell(pd.DataFrame([difference("sp", (0.1, 0.05, 0.15), 0.01, "iou_val@patch")]))
+    assert "a is ahead of b by 0.100 [0.050, 0.150] of IoU at the threshold of validation" in line
+
+
 @pytest.mark.parametrize(("p", "text"), [(0.0001, "p < .001"), (0.032, "p .032"), (0.43, "p .43"), (1.0, "p 1.00")])
 def test_p_is_told_as_in_print(p, text):
     assert told_p(p) == text

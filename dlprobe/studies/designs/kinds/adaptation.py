@@ -11,7 +11,7 @@ from dlprobe.errors import DataError
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
-from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, notes, tell
+from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, known_metric, notes, tell
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.results import grid_of, with_interval
@@ -57,9 +57,14 @@ def _lost(row: pd.Series) -> str:
     """Return in words how much more one mode loses from generators trained on to those held out."""
     mode, frozen = str(row["comparison"]).split(" - ", 1)
     ends = [float(row[name]) for name in ("difference", "low", "high")]
+    variant = str(row["kind"]).partition(",")[0]
+    if known_metric(str(row["metric"])) != "iou":
+        return (
+            f"From generators trained on to those held out, the falsely marked share of {variant} changes by "
+            f"{with_interval(*ends, signed=True)} under {mode} against {frozen}, the frozen backbone {how_sure(row)}."
+        )
     less = ends[0] > 0
     told = with_interval(*(ends if less else [-ends[0], -ends[2], -ends[1]]))
-    variant = str(row["kind"]).partition(",")[0]
     return (
         f"From generators trained on to those held out, {mode} loses {told} {'less' if less else 'more'} IoU on "
         f"{variant} than {frozen}, the frozen backbone {how_sure(row)}."

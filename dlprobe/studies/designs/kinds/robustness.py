@@ -59,8 +59,11 @@ def tested_probes(run: Run, method: str, scheme: str) -> list[tuple[Path, set[st
         raise DataError(msg)
     found = []
     for fold, part in rows.groupby("fold"):
-        [path] = sorted((run.path / "probes").glob(f"*/folds/{method}-{scheme}-{fold}.safetensors"))
-        found.append((path, set(part["source_id"])))
+        paths = sorted((run.path / "probes").glob(f"*/folds/{method}-{scheme}-{fold}.safetensors"))
+        if len(paths) != 1:
+            msg = f"{method} has no map that can be saved and moved over images; name another method in [options]"
+            raise DataError(msg)
+        found.append((paths[0], set(part["source_id"])))
     return found
 
 

@@ -66,6 +66,8 @@ def _matrix(images: pd.DataFrame, method: str, tested: Collection[str], seed: in
     records = []
     for (variant, trained, generator), rows in fakes.groupby(["variant", "trained", "generator"], sort=True):
         part = rows[rows["method"] == method]
+        if part.empty:
+            continue
         everything = pd.Series(by_source(rows[rows["method"] == EVERYTHING], "iou")).mean()
         names = {"variant": variant, "trained": trained, "tested": generator, "metric": f"iou@{grid_of(rows)}"}
         row = score_row(by_source(part, "iou"), seed, **names)
@@ -86,7 +88,9 @@ def _transfer(images: pd.DataFrame, seed: int) -> pd.DataFrame:
         own, other = known[known["generator"] == known["trained"]], known[known["generator"] != known["trained"]]
         names = {"comparison": "other generators - its own", "kind": variant, "metric": f"iou@{grid_of(part)}"}
         if len(own) and len(other):
-            rows.append(difference_row(by_source(own, "iou"), by_source(other, "iou"), seed, **names))
+            ours = by_source(own, "iou")
+            row = difference_row(ours, by_source(other, "iou"), seed, **names)
+            rows.append({**row, "own": float(pd.Series(ours).mean())})
     return with_holm(rows)
 
 
@@ -96,12 +100,11 @@ def _told(matrix: pd.DataFrame, transfer: pd.DataFrame, variant: str) -> list[st
     lines = []
     for _, row in (transfer[transfer["kind"] == variant] if len(transfer) else transfer).iterrows():
         change = with_interval(row["difference"], row["low"], row["high"], signed=True)
-        own = rows.loc[rows["trained"] == rows["tested"], "value"].mean()
         lines.append(
-            f"On {variant}, a probe has an IoU of {own:.3f} on the generator that it was trained on; on the others "
-            f"it changes by {change} {how_sure(row)}."
+            f"On {variant}, a probe has an IoU of {row['own']:.3f} on the generator that it was trained on; on the "
+            f"others it changes by {change} {how_sure(row)}."
         )
-    if len(other):
+    if other["gain"].notna().any():
         worst = other.loc[other["gain"].idxmin()]
         found = with_interval(worst["value"], worst["low"], worst["high"])
         lines.append(
@@ -159,6 +162,9 @@ class _Size:
 def _data_size(workshop: Workshop) -> Findings:
     """Fit on more and more photographs, and read how the scores of the same tested photographs grow."""
     asked, settings = workshop.study.options, workshop.study.fit
+    if not asked.sources:
+        msg = "a study of data-size needs numbers of photographs to train on; name them in [options] sources"
+        raise DataError(msg)
     caches, test, sizes = workshop.caches(), workshop.test_caches(), []
     for count in sorted(set(asked.sources)):
         run = workshop.fit(caches, replace(settings, schemes=(asked.scheme,), train_sources=count), test)

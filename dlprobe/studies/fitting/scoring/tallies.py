@@ -191,7 +191,7 @@ class _Row:
         self.gaps += units.gaps
         self.losses += units.losses
         self.seeds.add(column.seed)
-        self.temperatures.append(column.temperature)
+        self.temperatures.append(column.temperature * column.divisor)
         found = auc_bounds(units.histogram), ap_bounds(units.histogram), best_f1_bounds(units.histogram)
         self.ranks.append((*(float(end[0]) for bounds in found[:2] for end in bounds), float(found[2].low[0])))
 

@@ -117,8 +117,6 @@ def extract(
             progress=progress,
         )
     _tell(report, as_json)
-    if report.rejected:
-        raise typer.Exit(EXIT_REJECTS)
 
 
 def backbones(as_json: JsonOpt = False) -> None:
@@ -135,6 +133,8 @@ def _tell(report: ExtractionReport, as_json: bool) -> None:
         talk(f"rejected: {reject.path}: {reject.reason}")
     done = {"cache": str(report.path), "windows": report.windows, "done": report.done, "skipped": report.skipped}
     emit([{**done, "rejected": len(report.rejected), "drift": report.drift}], as_json=as_json)
+    if report.rejected:
+        raise typer.Exit(EXIT_REJECTS)
 
 
 def _runner(

@@ -458,4 +458,4 @@ def test_moments_that_a_device_has_summed_are_not_summed_again(manifest, project
     backbone = projection.Projection()
     backbone.pins = replace(backbone.pins, device="cuda")
     monkeypatch.delattr("dlprobe.extraction.embedding.moments")
-    extract(manifest, backbone, tmp_path / "cache", **SETTINGS)
+    assert extract(manifest, backbone, tmp_path / "cache", **SETTINGS).done == len(open_cache(tmp_path / "cache"))

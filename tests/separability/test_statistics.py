@@ -12,6 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from dlprobe.data import SCHEMES
 from dlprobe.errors import MetricError
 from dlprobe.separability.kernels import KernelState, on_common_grid, overlap
+from dlprobe.separability.results import Replicates, paired_differences
 from dlprobe.separability.states import Gaussian, MomentsState
 from dlprobe.separability.statistics.directions import (
     Direction,
@@ -38,6 +39,17 @@ MIX = RNG.normal(size=(WIDTH, WIDTH)) * 10.0 ** np.arange(-3, 3)
 FIRST = RNG.normal(size=(400, WIDTH)) @ MIX + 5
 SECOND = (RNG.normal(size=(150, WIDTH)) * 1.4 + 0.6) @ MIX + 5
 BOTH, Y = np.concatenate([FIRST, SECOND]), np.repeat([0, 1], [400, 150])
+
+
+def test_two_features_that_are_both_never_wrong_are_not_equal_for_certain():
+    def made(features):
+        row = {"features": features, "statistic": "lda_accuracy", "classes": "a / b", "value": 1.0}
+        return Replicates({**row, "n_sources": 8, "n_patches": 800}, np.ones(8))
+
+    [row] = paired_differences([made("one"), made("two")], [("one", "two")], 8)
+    assert row["value"] == 0
+    assert row["low"] < -0.2
+    assert row["high"] > 0.2
 
 
 def gaussian(rows):

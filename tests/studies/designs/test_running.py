@@ -155,6 +155,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         ),
         ("generators", "[fit]", '[options]\ngenerators = ["lama"]\n[fit]', "no fake by lama"),
         ("data-size", "sources = [2, 4]", "sources = [100]", "out of range"),
+        ("data-size", "sources = [2, 4]", "sources = []", "needs numbers of photographs"),
         ("scale", "[fit]", '[[backbones]]\nname = "residual:srm"\n[fit]', r"\[\[backbones\]\] 2 times"),
         ("adaptation", "[options]", "[test]\ndemo = true\n[options]", r"\[test\], which it cannot use"),
         ("adaptation", "[options]", "[fit]\nepochs = 3\n[options]", r"\[fit\], which it does not read"),

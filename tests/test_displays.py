@@ -59,6 +59,7 @@ NO_RESULTS = {
     "Study",
     "Temperature",
     "Verdict",
+    "WindowsOfImage",
 }
 
 

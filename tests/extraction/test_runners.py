@@ -38,9 +38,12 @@ def test_numbers_out_of_range(numbers):
 
 
 class Writer:
-    """Where a cache would be written."""
+    """Where a cache would be written, and which of its blocks are not recorded yet."""
 
     path = Path("cache")
+
+    def __init__(self, missing=()):
+        self.missing = missing
 
 
 def sent(manifest, backbone):
@@ -180,9 +183,10 @@ class Seat:
     """A worker that records a block when the cluster is asked, or never, if its machine has gone."""
 
     def __init__(self, name):
-        self.group, self.hand, self.ended = name, {}, False
+        self.group, self.hand, self.ended, self.given = name, {}, False, []
 
     def give(self, block):
+        self.given.append(block)
         self.hand[(self.group, block)] = block
 
     def end(self):
@@ -194,7 +198,7 @@ def test_workers_whose_machines_have_gone_keep_no_block(monkeypatch, gone):
     ray = pytest.importorskip("ray")
     seats, written = [Seat("a"), Seat("b")], []
     pool = _Pool.__new__(_Pool)
-    pool._seats, pool._suspects, pool._writer = list(seats), set(), Writer()
+    pool._seats, pool._suspects, pool._writer = list(seats), set(), Writer(set(range(9)) - {0})
 
     def wait(tasks, **_options):
         alive = [task for task in tasks if task[0] not in gone]
@@ -209,6 +213,8 @@ def test_workers_whose_machines_have_gone_keep_no_block(monkeypatch, gone):
         pool.run(deque(range(9)), written.append)
         assert sorted(written) == list(range(9))
         assert seats[0].ended
+        assert seats[0].given[0] == 0  # recorded before its machine was lost, and so not given again
+        assert set(seats[1].given) == set(range(1, 9))
     else:
         with pytest.raises(CacheError, match="have left the Ray cluster; run the same command again, cache will go on"):
             pool.run(deque(range(9)), written.append)

@@ -164,8 +164,12 @@ def test_a_float32_hessian_that_cannot_be_factored_becomes_float64():
 def test_a_float32_hessian_that_does_not_help_becomes_float64(monkeypatch):
     X, y = problem()
     expected = stream_logistic(portions(X, y), X.shape[1])
-    plain = newton.ssyrk
-    monkeypatch.setattr(newton, "ssyrk", lambda *args, **options: 8 * plain(*args, **options))  # steps too short
+    plain = newton._gram
+
+    def too_steep(rows):
+        return plain(rows) * (8 if rows.dtype == np.float32 else 1)
+
+    monkeypatch.setattr(newton, "_gram", too_steep)
     found = stream_logistic(portions(X, y), X.shape[1])
     assert (found.hessian, expected.hessian) == ("float64", "float32")
     assert found.iterations < expected.iterations + 4
@@ -180,6 +184,16 @@ def test_collinear_features_and_a_tiny_penalty_still_end_at_the_gradient_not_at_
     z = X @ found.weights + found.bias
     gradient = X.T @ (1 / (1 + np.exp(-z)) - y) / len(y) + found.weights / (1e10 * len(y))
     assert np.abs(gradient).max() < 2e-9
+
+
+def test_whether_a_plane_separates_is_not_asked_where_it_is_known(monkeypatch):
+    X, y = problem()
+    asked = stream_logistic(portions(X, y), X.shape[1], C=0.1)
+    monkeypatch.setattr(newton._Newton, "separates", None)  # cannot be called
+    for known in (False, True):
+        told = stream_logistic(portions(X, y), X.shape[1], C=0.1, separable=known)
+        assert told.separable is known
+        np.testing.assert_array_equal(told.weights, asked.weights)
 
 
 def test_what_cannot_be_fitted_is_refused_in_one_line():
@@ -218,7 +232,7 @@ def test_memory_does_not_grow_with_the_rows():
         return found
 
     few, many = peak_bytes(4), peak_bytes(32)
-    assert many < 1.05 * few + 100_000
+    assert many < few + 1_000_000  # how many tiles are at work at the same moment differs by chance
     assert many < 32 * 4096 * width * 4 / 2  # the rows themselves
 
 

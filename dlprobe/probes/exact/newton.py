@@ -17,23 +17,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.linalg.blas import dsyrk, ssyrk
 from scipy.special import expit
 
 from dlprobe.errors import ProbeError
+from dlprobe.probes.exact.threads import TileThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
-#: Rows that are converted to float64 at a time; at width 768 they take 25 MB.
-TILE_ROWS = 4096
-STEP_LENGTHS = 0.5 ** np.arange(12)
+#: Rows that a thread converts to float64 at a time; at width 768 they take 13 MB.
+TILE_ROWS = 2048
+STEP_LENGTHS = np.asarray(0.5 ** np.arange(12), np.float64)
 #: Above it the penalty no longer covers the rounding of a float32 Hessian.
 FLOAT32_MAX_C = 100.0
 #: Margin, in units of the norm of weights and bias, below which classes count as overlapping.
@@ -108,6 +108,7 @@ def stream_logistic(
     tolerance: float = 1e-9,
     max_iterations: int = 100,
     start: LogisticSolution | None = None,
+    separable: bool | None = None,
 ) -> LogisticSolution:
     """Fit a logistic regression exactly, reading the rows once per iteration.
 
@@ -118,7 +119,7 @@ def stream_logistic(
     Parameters
     ----------
     rows : callable
-        Returns the rows from the start each time it is called, in any portions.
+        Returns the rows from the start each time it is called, in any portions, which must stay as they are.
     width : int
         Of the rows.
     C : float
@@ -129,6 +130,9 @@ def stream_logistic(
         Newton steps at most; stopping there leaves `converged` False.
     start : LogisticSolution, optional
         Solution of a problem near this one, such as at another C, from which to begin; zeros otherwise.
+    separable : bool, optional
+        Whether a plane separates the classes, if that is known, as it is from a solution of the same rows at another C;
+        otherwise the rows are asked.
 
     Returns
     -------
@@ -144,11 +148,13 @@ def stream_logistic(
         msg = f"C is {C}; the inverse of the penalty must be finite and above 0"
         raise ProbeError(msg)
     point = np.zeros(width + 1) if start is None else np.append(start.weights, start.bias)
-    sample = _Sample(_SAMPLE_ROWS * (width + 1))
-    newton = _Newton(rows, width, C, sample)
-    end = newton.descend(point, lambda now: now.size <= tolerance, max_iterations)
-    hessian: Literal["float32", "float64"] = "float32" if newton.single else "float64"
-    separable = end.now.margin > 0 or newton.separates(end.point, sample)
+    sample = _Sample(_SAMPLE_ROWS * (width + 1)) if separable is None else None
+    with TileThreads() as threads:
+        newton = _Newton(rows, width, C, threads, sample)
+        end = newton.descend(point, lambda now: now.size <= tolerance, max_iterations)
+        hessian: Literal["float32", "float64"] = "float32" if newton.single else "float64"
+        if sample is not None:
+            separable = end.now.margin > 0 or newton.separates(end.point, sample)
     return LogisticSolution(
         weights=end.point[:-1].copy(),
         bias=float(end.point[-1]),
@@ -192,6 +198,14 @@ class _End(NamedTuple):
     iterations: int
 
 
+class _Tile(NamedTuple):
+    """Rows that count, in their own precision, their classes and weights."""
+
+    X: NDArray[np.floating]
+    y: NDArray[np.float64]
+    weight: NDArray[np.float64]
+
+
 class _Sample:
     """Rows of both classes, evenly thinned so that there are never more of one than `most`."""
 
@@ -218,9 +232,17 @@ class _Sample:
 class _Newton:
     """State of a solution; a point is the weights with the bias at the end."""
 
-    def __init__(self, rows: Callable[[], Iterable[Rows]], width: int, C: float, sample: _Sample | None = None) -> None:
+    def __init__(
+        self,
+        rows: Callable[[], Iterable[Rows]],
+        width: int,
+        C: float,
+        threads: TileThreads,
+        sample: _Sample | None = None,
+    ) -> None:
         self.rows = rows
         self.width = width
+        self.threads = threads
         self.single = C <= FLOAT32_MAX_C or C == _NO_PENALTY
         self.total = self._count(sample)
         self.penalty = 1 / (C * self.total)
@@ -249,7 +271,8 @@ class _Newton:
     def separates(self, point: NDArray[np.float64], sample: _Sample) -> bool | None:
         """Tell whether a plane separates the classes, from a point on; None if that is not known in the end."""
         rows = sample.rows()
-        few = _Newton(lambda: rows, self.width, _NO_PENALTY).descend(point, lambda now: now.decides, SEPARATION_STEPS)
+        sampled = _Newton(lambda: rows, self.width, _NO_PENALTY, self.threads)
+        few = sampled.descend(point, lambda now: now.decides, SEPARATION_STEPS)
         if few.now.decides and few.now.margin <= 0:
             return False
         self.penalty, self.single = 1 / (_NO_PENALTY * self.total), True
@@ -278,33 +301,23 @@ class _Newton:
     def _read(self, point: NDArray[np.float64], direction: NDArray[np.float64], *, curvature: bool) -> _Pass:
         """Measure losses along a direction, and gradient (and with `curvature` the Hessian) at its end."""
         lengths = STEP_LENGTHS if direction.any() else STEP_LENGTHS[:1]
-        losses, gradient = np.zeros(len(lengths)), np.zeros(self.width + 1)
-        margin, total, residuals = np.inf, 0.0, 0.0
-        hessian = np.zeros_like(self.hessian)
         both = np.stack([point, direction], axis=1)
-        for X, y, weight in self._tiles():
-            logits = X @ both[:-1] + both[-1]
-            along = logits[:, :1] + lengths * logits[:, 1:]
-            losses += weight @ (np.logaddexp(0, along) - y[:, None] * along)
-            end = along[:, 0]
-            margin = min(margin, float(np.min((2 * y - 1) * end, initial=np.inf)))
-            probability = expit(end)
-            residual = weight * (probability - y)
-            gradient[:-1] += residual @ X
-            gradient[-1] += residual.sum()
-            residuals += np.abs(residual).sum()
-            total += weight.sum()
-            if curvature:
-                _add_curvature(hessian, X, weight * probability * (1 - probability), single=self.single)
+        found, *others = self.threads.fold(
+            self._known(),
+            lambda: _Sums(len(lengths), self.width, curvature=curvature),
+            lambda sums, tile: sums.add(tile, both, lengths, single=self.single),
+        )
+        for other in others:
+            found.join(other)
         self.passes += 1
-        self._require_same(total)
+        self._require_same(found.weight)
         if curvature:
-            self._set_hessian(hessian)
-        end_point = point + direction
-        gradient = gradient / self.total
-        gradient[:-1] += self.penalty * end_point[:-1]
+            self._set_hessian(found.hessian)
+        gradient = found.gradient / self.total
+        gradient[:-1] += self.penalty * (point + direction)[:-1]
         norms = np.square(point[:-1, None] + np.outer(direction[:-1], lengths)).sum(axis=0)
-        return _Pass(losses / self.total + 0.5 * self.penalty * norms, gradient, margin, residuals / self.total)
+        losses = found.losses / self.total + 0.5 * self.penalty * norms
+        return _Pass(losses, gradient, found.margin, found.residuals / self.total)
 
     def _require_same(self, total: float) -> None:
         if not math.isclose(total, self.total, rel_tol=1e-9):
@@ -317,11 +330,7 @@ class _Newton:
         self.hessian[np.arange(self.width), np.arange(self.width)] += self.penalty
         self.factor = None
 
-    def _tiles(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-        for X, y, weight in self._known():
-            yield X.astype(np.float64, copy=False), y, weight
-
-    def _known(self) -> Iterator[tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]]:
+    def _known(self) -> Iterator[_Tile]:
         """Yield the rows that count, in their own precision."""
         for X, y, sample_weight in self.rows():
             for start in range(0, len(X), TILE_ROWS):
@@ -329,7 +338,7 @@ class _Newton:
                 labels = np.asarray(y[part], np.float64)
                 weight = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight[part], np.float64)
                 known = (labels >= 0) & (weight != 0)
-                yield X[part] if known.all() else X[part][known], labels[known], weight[known]
+                yield _Tile(X[part] if known.all() else X[part][known], labels[known], weight[known])
 
     def _count(self, sample: _Sample | None) -> float:
         """Return the sum of weights, after making sure that there are two classes and only numbers."""
@@ -353,17 +362,50 @@ class _Newton:
         return float(total.sum())
 
 
-def _add_curvature(
-    hessian: NDArray[np.float64], X: NDArray[np.float64], weight: NDArray[np.float64], *, single: bool
-) -> None:
-    """Add ``X' diag(weight) X``, bordered by the bias, to the lower triangle of a Hessian."""
-    root = np.sqrt(weight)[:, None]
-    if single:
-        scaled = X.astype(np.float32)
-        scaled *= root.astype(np.float32)
-        product = ssyrk(1.0, scaled.T, trans=0, lower=1)
-    else:
-        product = dsyrk(1.0, (X * root).T, trans=0, lower=1)
-    hessian[:-1, :-1] += product
-    hessian[-1, :-1] += weight @ X
-    hessian[-1, -1] += weight.sum()
+class _Sums:
+    """What a thread adds up in one pass: losses at some step lengths, and what it finds at the end of the full step."""
+
+    def __init__(self, lengths: int, width: int, *, curvature: bool) -> None:
+        self.losses = np.zeros(lengths)
+        self.gradient = np.zeros(width + 1)
+        self.hessian = np.zeros((width + 1, width + 1) if curvature else (0, 0))
+        self.margin, self.weight, self.residuals = np.inf, 0.0, 0.0
+
+    def add(self, tile: _Tile, both: NDArray[np.float64], lengths: NDArray[np.float64], *, single: bool) -> None:
+        """Add a tile; `both` holds point and direction as columns, and the Hessian is of the precision asked for."""
+        X, y, weight = tile.X.astype(np.float64, copy=False), tile.y, tile.weight
+        logits = X @ both[:-1] + both[-1]
+        along = logits[:, :1] + lengths * logits[:, 1:]
+        self.losses += weight @ (np.logaddexp(0, along) - y[:, None] * along)
+        end = along[:, 0]
+        self.margin = min(self.margin, float(np.min((2 * y - 1) * end, initial=np.inf)))
+        probability = expit(end)
+        residual = weight * (probability - y)
+        self.gradient[:-1] += residual @ X
+        self.gradient[-1] += residual.sum()
+        self.residuals += float(np.abs(residual).sum())
+        self.weight += float(weight.sum())
+        if self.hessian.size:
+            self._add_curvature(X, weight * probability * (1 - probability), single=single)
+
+    def join(self, other: _Sums) -> None:
+        """Add what another thread has found."""
+        self.losses += other.losses
+        self.gradient += other.gradient
+        self.hessian += other.hessian
+        self.margin = min(self.margin, other.margin)
+        self.weight += other.weight
+        self.residuals += other.residuals
+
+    def _add_curvature(self, X: NDArray[np.float64], weight: NDArray[np.float64], *, single: bool) -> None:
+        """Add ``X' diag(weight) X``, bordered by the bias."""
+        scaled = X.astype(np.float32) if single else X.copy()
+        scaled *= np.sqrt(weight)[:, None].astype(scaled.dtype)
+        self.hessian[:-1, :-1] += _gram(scaled)
+        self.hessian[-1, :-1] += weight @ X
+        self.hessian[-1, -1] += weight.sum()
+
+
+def _gram(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the products of columns; of an array and itself, NumPy computes one triangle."""
+    return rows.T @ rows

@@ -62,7 +62,8 @@ class ExactLogistic(Baseline):
         found: list[Solution] = []
         last: LogisticSolution | None = None
         for C in cells:
-            last = stream_logistic(rows, len(mean), C=C, start=last)
+            known = None if last is None else last.separable
+            last = stream_logistic(rows, len(mean), C=C, start=last, separable=known)
             weights = last.weights * inverse
             text = f"C {C:g}, {last.total_weight:.0f} patches"
             text += (", separable" if last.separable else "") + ("" if last.converged else ", not converged")

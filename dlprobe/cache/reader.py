@@ -375,7 +375,7 @@ class FeatureCache:
         out = take((len(indices), *array.chunk[1:]), array.dtype)
         read = self._unpack if name in self.store.packed else self._scatter
         parts = _by_block(indices, self.cache_spec.block_windows)
-        for _ in self.place.each(lambda block: read(array, block, parts[block], out), parts):
+        for _ in self.place.each(lambda block: read(array, block, parts[block], out), parts, out.nbytes):
             pass
         return out
 

@@ -23,7 +23,7 @@ from dlprobe.errors import CacheError
 from dlprobe.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -172,8 +172,9 @@ class Bucket:
         with tempfile.TemporaryDirectory(prefix="dlprobe-") as folder:
             yield Folder(Path(folder))
 
-    def each(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-        """Map in threads, in order."""
+    def each(self, function: Callable[[_Item], _Result], items: Collection[_Item], size: int = 0) -> Iterator[_Result]:
+        """Map in threads, in order: every read is a wait."""
+        del size
         with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="dlprobe-s3") as pool:
             yield from pool.map(function, items)
 

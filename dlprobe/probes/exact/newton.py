@@ -408,4 +408,5 @@ class _Sums:
 
 def _gram(rows: NDArray[Any]) -> NDArray[Any]:
     """Return the products of columns; of an array and itself, NumPy computes one triangle."""
-    return rows.T @ rows
+    product: NDArray[Any] = rows.T @ rows
+    return product

@@ -13,6 +13,7 @@ import torch
 
 from dlprobe.backbones.base import no_class_token
 from dlprobe.backbones.engines.copying import to_device
+from dlprobe.backbones.engines.threads import threads_beside
 from dlprobe.backbones.engines.torch_engine import TorchEngine
 from dlprobe.errors import BackboneError
 
@@ -156,7 +157,7 @@ class TorchBackbone(ABC):
         batch = self._as_bytes(windows)
         grid = self.spec.grid
         embeddings = torch.empty((len(batch), grid, grid, self.width), dtype=torch.float32, device=self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), threads_beside(self.pins):
             for part, (_, patches) in self._one_ahead(batch):
                 embeddings[part] = patches.reshape(embeddings[part].shape)
         return embeddings
@@ -182,7 +183,7 @@ class TorchBackbone(ABC):
         grid = self.spec.grid
         embeddings = torch.empty((len(batch), grid, grid, self.width), dtype=torch.float32, device=self.device)
         found = torch.empty((len(batch), self.width), dtype=torch.float32, device=self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), threads_beside(self.pins):
             for part, (token, patches) in self._one_ahead(batch):
                 if token is None:
                     raise no_class_token(self.spec.backbone)
@@ -228,8 +229,8 @@ class TorchBackbone(ABC):
 
     def normalise(self, windows: torch.Tensor) -> torch.Tensor:
         """Return float32 pixels, channels first, of RGB bytes: ``(x / 255 - mean) / std``."""
-        scaled = (windows.to(torch.float32) / 255 - self._mean) / self._std
-        return scaled.permute(0, 3, 1, 2).contiguous()
+        planes = windows.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return planes.div_(255).sub_(self._mean[:, None, None]).div_(self._std[:, None, None])
 
     def _make_engine(self) -> TorchEngine | OpenVinoEngine:
         if self.pins.engine == "openvino":

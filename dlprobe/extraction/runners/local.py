@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from dlprobe.backbones.engines.threads import threads_beside
 from dlprobe.cache.buffers import Buffers
 from dlprobe.extraction.decoding import decoded_ahead
 from dlprobe.extraction.embedding import AHEAD, BlockWork, embed_blocks, with_moments
@@ -34,6 +35,7 @@ class LocalRunner:
         memory = Buffers((WRITERS + 1 + AHEAD) * len(layout.block_arrays))
         degradations = degradations_of(spec)
         with (
+            threads_beside(job.backbone.pins),
             decoded_ahead(job.manifest, windows, spec.model, degradations, max_pixels=job.max_pixels) as decoded,
             ThreadPoolExecutor(WRITERS, thread_name_prefix="dlprobe-write") as disk,
         ):

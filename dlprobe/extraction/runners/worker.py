@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlprobe.backbones.engines.threads import threads_beside
 from dlprobe.backbones.loading import Recipe, recipe_of
 from dlprobe.cache.buffers import Buffers
 from dlprobe.cache.writer import join_writer
@@ -122,7 +123,8 @@ class BlockWorker:
         with self._embedding:
             self._backbone = self._backbone or load_there(order.backbone, order.spec, order.pins)
             work = BlockWork(order.manifest, layout, block, images, self._memory)
-            [work] = embed_blocks(self._backbone, [work])
+            with threads_beside(order.pins):
+                [work] = embed_blocks(self._backbone, [work])
         write(self._writer, block, work.content())
         return block
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from dlprobe.backbones.engines.threads import threads_beside
 from dlprobe.cache import FeatureCache
 from dlprobe.cache.layout import ROOT_RECORD, recorded_blocks
 from dlprobe.cache.locks import require_shard
@@ -192,6 +193,11 @@ def windows_per_s(backbone: Backbone, batch_size: int, *, dtype: str = "float16"
     cls : bool
         Ask for CLS tokens, too.
     """
+    with threads_beside(backbone.pins):
+        return _windows_per_s(backbone, batch_size, dtype, cls=cls)
+
+
+def _windows_per_s(backbone: Backbone, batch_size: int, dtype: str, *, cls: bool) -> float:
     side = backbone.spec.window_px
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
     start_batch(backbone, noise, dtype, cls=cls)()

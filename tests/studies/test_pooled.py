@@ -21,7 +21,7 @@ from dlprobe.data import label_patches
 from dlprobe.metrics import best_f1, expected_calibration_error, fit_temperature
 from dlprobe.reports import report_folder
 from dlprobe.studies import fit_caches, read_run
-from dlprobe.studies.fitting.scoring import Column, Pooled
+from dlprobe.studies.fitting.scoring import Column, Pooled, Stack
 from dlprobe.studies.fitting.scoring.tallies import Units
 
 SCHEME = "autoencoded-pristine"
@@ -117,6 +117,28 @@ def test_rankings_are_made_within_folds_and_decisions_add():
     assert row["f1_val"] == pytest.approx(0.76, abs=0.02)
     assert row["n"] == 8000
     assert row["nll_tempered"] < row["nll"]
+
+
+def test_a_head_on_another_scale_has_the_temperature_and_likelihood_of_its_own_logits():
+    rng = np.random.default_rng(1)
+    X, truth = rng.normal(size=(3000, 6)).astype(np.float32), rng.random(3000) < 0.4
+    X[truth] += 0.4
+    far = Column("dice", SCHEME, 0, np.full(6, 40.0), -3.0, threshold=150.0, temperature=37.0)
+    scaled = far.within_scores()
+    assert scaled.divisor == 32
+    rows = []
+    for column in (far, scaled):
+        tally = Pooled()
+        tally.add(column, Units(Stack([column])(X)[:, 0], truth, "sp", "p:0"))
+        tally.close()
+        rows.append(tally.frame().set_index(["method", "variant"]).loc[("dice", "sp")])
+    before, after = rows
+    assert before["temperature"] == after["temperature"] == 37.0
+    assert after["nll_tempered"] == pytest.approx(before["nll_tempered"], rel=1e-6)
+    assert after["f1_val"] == before["f1_val"] > 0
+    logits = X @ np.full(6, 40.0) - 3.0
+    expected = np.logaddexp(0, np.where(truth, -1, 1) * logits / 37.0).mean()
+    assert after["nll_tempered"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_report_shows_pooled_scores(fitted, tmp_path):

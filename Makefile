@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 
 # As many processes as cores, of one thread each: with more they would wait for one another.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -49,7 +49,7 @@ def _backbones(workshop: Workshop) -> Findings:
     if len(caches) < 2:
         msg = "a study of backbones compares at least two; add a [[backbones]]"
         raise DataError(msg)
-    run = workshop.fit(caches, replace(workshop.study.fit, schemes=(asked.scheme,)), workshop.test_caches())
+    run = workshop.fit(caches, workshop.study.fit, workshop.test_caches())
     shown, comparisons = _of_method(run, asked.method), run.tables["comparisons"]
     names = shown_models(run)
     layers = {f"{asked.method} - {name}" for name in shown["method"].unique()}

@@ -45,7 +45,7 @@ def _generators(workshop: Workshop) -> Findings:
     caches, test, cells, images = workshop.caches(), workshop.test_caches(), [], []
     for name in trained:
         others = tuple(other for other in present if other != name)
-        run = workshop.fit(caches, replace(settings, schemes=(asked.scheme,), hold_out=others), test)
+        run = workshop.fit(caches, replace(settings, hold_out=others), test)
         images.append(run.tables["images"].assign(trained=name))
         cells.append(run.path)
     scored = pd.concat(images, ignore_index=True)
@@ -167,7 +167,7 @@ def _data_size(workshop: Workshop) -> Findings:
         raise DataError(msg)
     caches, test, sizes = workshop.caches(), workshop.test_caches(), []
     for count in sorted(set(asked.sources)):
-        run = workshop.fit(caches, replace(settings, schemes=(asked.scheme,), train_sources=count), test)
+        run = workshop.fit(caches, replace(settings, train_sources=count), test)
         sizes.append(_Size(count, trained_on(run, asked.method, asked.scheme), run))
     kept, lines = _distinct(sizes)
     growth = pd.DataFrame.from_records([row for size in kept for row in _size_rows(size, asked.method, settings.seed)])

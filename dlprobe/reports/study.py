@@ -56,6 +56,7 @@ def write_study_report(folder: str | os.PathLike[str], out: str | os.PathLike[st
         answer=result.answer,
         notes=result.notes,
         figure=png_uri(png(result.plot())),
+        legend=result.legend,
         real=study["real"],
         sections=list(_sections(result)),
         definition=(result.path / FINDINGS_FOLDER / DEFINITION_NAME).read_text(encoding="utf-8"),

@@ -53,6 +53,8 @@ class StudyKind:
         ``(workshop) -> Findings``.
     plot : callable
         ``(tables, ax) -> Axes``: draws the first table.
+    legend : str
+        What marks, lines and bands of the figures are, for readers who see one for the first time.
     details : callable, optional
         ``(tables) -> Axes or None``: a second figure, of what the first leaves out.
     several : bool
@@ -69,6 +71,7 @@ class StudyKind:
     asks: str
     run: Callable[[Workshop], Findings]
     plot: Callable[[dict[str, pd.DataFrame], Axes | None], Axes]
+    legend: str
     details: Callable[[dict[str, pd.DataFrame]], Axes | None] | None = None
     several: bool = False
     tests: bool = True

@@ -12,6 +12,13 @@ from dlprobe.studies.results import FAKE_VARIANTS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+#: What the figures of scores by kind of image show.
+DOTS = (
+    "Dots are means over photographs, lines their 95 % intervals, black bars what marking everything gets. For iou "
+    "more is better; for false_area, the share of an authentic image that is marked, less is. Two intervals that "
+    "overlap decide nothing: the answer rests on differences photograph by photograph."
+)
+
 
 def metric_of(variant: str) -> str:
     """Return what a variant is scored by: the IoU where there is a region to find, else the falsely marked share."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 STUDY_NAME = "study.json"
 DEFINITION_NAME = "study.toml"
 FINDINGS_FOLDER = "findings"
-SCHEMA = {"kind": "dlprobe-study", "version": 3}
+SCHEMA = {"kind": "dlprobe-study", "version": 4}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +84,11 @@ class StudyResult:
             main = table["metric"].map(known_metric).isin(["iou", "false_area"])
             table = table[main & table["kind"].str.partition(",")[0].isin(list(VARIANTS))]
         return table
+
+    @property
+    def legend(self) -> str:
+        """What marks, lines and bands of the figures are."""
+        return STUDIES[self.record["study"]["kind"]].legend
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw it, on new axes where none are given."""

@@ -12,6 +12,7 @@ from dlprobe.studies.designs.kinds.robustness import _plot as plot_curves
 from dlprobe.studies.designs.kinds.scale import _half_row, _told
 from dlprobe.studies.designs.kinds.scale import _plot as plot_scale
 from dlprobe.studies.designs.kinds.transfer import _distinct, _Size
+from dlprobe.studies.designs.kinds.transfer import _plot_growth as plot_growth
 from dlprobe.studies.designs.telling import banner, shown_name, tell, told_p
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fit import _names
@@ -128,7 +129,7 @@ def test_the_figure_of_scale_says_what_a_detection_is_and_what_marking_everythin
     sizes = pd.DataFrame(
         {
             "variant": "sp",
-            "metric": "hit",
+            "metric": "detected",
             "size": [0.01, 0.1, 0.5],
             "rung": [0.01, 0.1, 0.5],
             "value": [0.1, 0.5, 0.9],
@@ -144,6 +145,20 @@ def test_the_figure_of_scale_says_what_a_detection_is_and_what_marking_everythin
     fitted = [line for line in ax.lines if len(line.get_xdata()) == 200]
     assert fitted
     assert all(line.get_marker() in {"", "None"} for line in fitted)
+
+
+def test_the_figure_of_growth_shows_what_marking_everything_gets():
+    rows = [
+        {"kind": kind, "metric": metric, "photographs": str(n), "photographs_mean": n, "everything": everything}
+        for kind, metric, everything in (("sp", "iou@patch", 0.141), ("real", "false_area@patch", 1.0))
+        for n in (2, 4)
+    ]
+    growth = pd.DataFrame(rows).assign(value=0.5, low=0.4, high=0.6)
+    left, right = plot_growth({"growth": growth}, None).figure.axes
+    [line] = [line for line in left.lines if line.get_label() == "marking everything"]
+    assert list(line.get_ydata()) == [0.141, 0.141]
+    assert [text.get_text() for text in left.get_xticklabels()] == ["2", "4"]
+    assert "marking everything" not in right.get_legend_handles_labels()[1]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pandas as pd
 from dlprobe.errors import DataError
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.pairing import DOTS, by_source, difference_row, metric_of, score_row, with_holm
 from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, known_metric, notes, tell
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fitting.scoring import EVERYTHING
@@ -157,6 +157,8 @@ register(
         asks="does a frozen backbone generalise better than a fine-tuned one?",
         run=_adaptation,
         plot=_plot,
+        legend=f"{DOTS} head leaves the backbone frozen; lora moves queries and values by updates of low rank; full "
+        "moves every weight.",
         tests=False,
         trains="finetune",
         reads=("modes", "folds"),

@@ -11,7 +11,7 @@ import pandas as pd
 from dlprobe.errors import DataError
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.pairing import DOTS, by_source, difference_row, metric_of, score_row, with_holm
 from dlprobe.studies.designs.telling import UNADJUSTED, VARIANTS, known_metric, notes, shown_models, tell
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fitting.scoring import EVERYTHING
@@ -166,6 +166,7 @@ register(
         asks="which backbone shows inpainting best, on the same windows?",
         run=_backbones,
         plot=lambda tables, ax: _plot_by("model", tables, ax),
+        legend=DOTS,
         details=lambda tables: _details("model", tables),
         several=True,
     )
@@ -176,6 +177,7 @@ register(
         asks="what does it cost to call auto-encoded pixels fake?",
         run=_labelling,
         plot=lambda tables, ax: _plot_by("scheme", tables, ax),
+        legend=f"{DOTS} Whatever a scheme taught, all are scored on one truth: inpainted against the rest.",
         details=lambda tables: _details("scheme", tables),
         reads=("method",),
     )

@@ -217,7 +217,12 @@ def _size_rows(size: _Size, method: str, seed: int) -> list[dict[str, object]]:
     for variant, part in images[images["variant"].isin([*FAKE_VARIANTS, *AUTHENTIC_VARIANTS])].groupby("variant"):
         metric = metric_of(str(variant))
         ours = part[part["method"] == method]
-        names = {"kind": variant, "trained_on": size.mean, "trained": size.count, "metric": f"{metric}@{grid_of(part)}"}
+        names = {
+            "kind": variant,
+            "photographs": size.count,
+            "photographs_mean": size.mean,
+            "metric": f"{metric}@{grid_of(part)}",
+        }
         everything = pd.Series(by_source(part[part["method"] == EVERYTHING], metric)).mean()
         row = score_row(by_source(ours, metric), seed, **names)
         rows.append({**row, "everything": everything, "n_images": int(ours[metric].notna().sum())})
@@ -250,7 +255,7 @@ def _grown(growth: pd.DataFrame) -> list[str]:
         told = [f"{one['value']:.3f} to {last['value']:.3f} on {kind}" for kind, (one, last) in ends.items()]
         words = _WORDS[str(metric).partition("@")[0]]
         lines.append(
-            f"From {few['trained']} photographs trained on to {many['trained']}, the {words} goes from "
+            f"From {few['photographs']} photographs trained on to {many['photographs']}, the {words} goes from "
             f"{', '.join(told)} ({few['n_sources']} tested photographs)."
         )
     return lines
@@ -265,10 +270,14 @@ def _plot_growth(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
         rows = growth[growth["metric"].str.startswith(f"{metric}@")]
         for number, (kind, part) in enumerate(rows.groupby("kind", sort=False)):
             ends = (part["value"], part["low"], part["high"])
-            curve(on, part["trained_on"], *ends, series=number, label=str(kind))
+            curve(on, part["photographs_mean"], *ends, series=number, label=str(kind))
+        if metric == "iou":
+            for number, level in enumerate(sorted(set(rows["everything"].round(3)))):
+                label = "" if number else "marking everything"
+                on.axhline(level, color="black", linestyle=":", linewidth=1.2, label=label)
         on.set_xscale("log", base=2)
-        counts = rows.drop_duplicates("trained_on")
-        on.set_xticks(counts["trained_on"].tolist(), counts["trained"].tolist())
+        counts = rows.drop_duplicates("photographs_mean")
+        on.set_xticks(counts["photographs_mean"].tolist(), counts["photographs"].tolist())
         on.set_xticks([], minor=True)
         on.set_ylim(0, 1)
         on.grid(alpha=0.3)
@@ -284,6 +293,9 @@ register(
         asks="does a probe of one generator find the others' work?",
         run=_generators,
         plot=_plot_matrix,
+        legend="Each cell is the mean IoU over photographs with its 95 % interval, of a probe that was fitted on the "
+        "row's generator alone and is tested on the column's; more is better. What marking everything gets "
+        "stands in the table.",
         details=_other_matrix,
         reads=("method", "scheme", "generators"),
     )
@@ -294,6 +306,9 @@ register(
         asks="how many photographs are enough to train on?",
         run=_data_size,
         plot=_plot_growth,
+        legend="Dots are means over the tested photographs, bands their 95 % intervals; dotted is the IoU of marking "
+        "everything. The same photographs are tested at every size: the answer rests on differences between "
+        "sizes, photograph by photograph.",
         reads=("method", "scheme", "sources"),
     )
 )

@@ -56,6 +56,7 @@ def test_a_page_asks_answers_shows_and_says_from_what(study, browse):
     assert "Give a manifest of <code>dlprobe scan &lt;folder&gt;</code>." in html
     assert study.legend.split(";")[0] in re.search(r"<figcaption>(.*?)</figcaption>", html, re.DOTALL)[1]
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
+    page.write_text(html.replace(study.notes[0], "timm:a_very_long_name_of_a_backbone.with_its_tag_in21k_ft_in1k " * 2))
     for width_px in (400, 1280):
         content, seen, bold = browse(page, WIDTH, width_px)
         assert content <= seen

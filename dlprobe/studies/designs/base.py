@@ -31,12 +31,15 @@ class Findings:
         What must be known to read them.
     cells : list of Path
         Folders of the fits and evaluations behind the tables.
+    split : str
+        Who trained, chose and was tested, where the first cell does not say it for all.
     """
 
     tables: dict[str, pd.DataFrame]
     answer: list[str]
     notes: list[str] = field(default_factory=list)
     cells: list[Path] = field(default_factory=list)
+    split: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

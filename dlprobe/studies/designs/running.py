@@ -166,7 +166,7 @@ def _told(workshop: Workshop, found: Findings) -> dict[str, Any]:
     study, weights = workshop.study, workshop.weights()
     drawn = banner(shown_name(name, given) for name, given in weights if is_random(given))
     shown = [shown_name(name, given) for name, given in weights]
-    split = next(iter(read_run(found.cells[0]).record["models"].values()))["split"].partition(";")[0]
+    split = found.split or next(iter(read_run(found.cells[0]).record["models"].values()))["split"].partition(";")[0]
     first = study.backbones[0]
     if first.cache:
         frames = [open_cache(workshop.base / path).manifest.frame for path in (first.cache, first.test_cache) if path]

@@ -157,4 +157,6 @@ def notes(run: Run, shown: Mapping[str, str] | None = None) -> list[str]:
 
 def _listed(names: Iterable[str], word: str = "or") -> str:
     *first, last = names
+    if any("," in name for name in (*first, last)):
+        return "; ".join([*first, f"{word} {last}" if first else last])
     return f"{', '.join(first)} {word} {last}" if first else last

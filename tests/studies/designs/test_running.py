@@ -66,6 +66,7 @@ def test_a_study_answers_with_a_table_sentences_and_a_figure(done):
     name, path, found = done
     assert found.answer
     assert found.record["lead"].count(" images of 8 demo photographs") == 1
+    assert ("3 folds, each photograph tested once" in found.record["lead"]) == (name == "adaptation")
     assert all(line.strip().endswith(".") and "nan" not in line for line in found.answer)
     random = "random" in path.read_text()
     assert random == ("a floor, not a finding" in found.answer[0])

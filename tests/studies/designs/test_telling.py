@@ -46,6 +46,11 @@ def test_sure_differences_come_first_and_an_interval_alone_settles_nothing():
     assert tell(table.head(0)) == ["Nothing could be compared."]
 
 
+def test_kinds_that_hold_a_comma_are_told_apart():
+    quiet = [difference(kind, (0.0, -0.1, 0.1), 1.0) for kind in ("sp, known", "sp, held out", "real")]
+    assert tell(pd.DataFrame(quiet)) == ["No difference on sp, known; sp, held out; or real is sure."]
+
+
 def test_iou_at_another_threshold_is_no_marked_area():
     [line] = tell(pd.DataFrame([difference("sp", (0.1, 0.05, 0.15), 0.01, "iou_val@patch")]))
     assert "a is ahead of b by 0.100 [0.050, 0.150] of IoU at the threshold of validation" in line

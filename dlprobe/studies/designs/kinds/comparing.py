@@ -11,7 +11,16 @@ import pandas as pd
 from dlprobe.errors import DataError
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import DOTS, by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.pairing import (
+    DOTS,
+    axis_name,
+    by_source,
+    difference_row,
+    metric_of,
+    row_names,
+    score_row,
+    with_holm,
+)
 from dlprobe.studies.designs.telling import UNADJUSTED, VARIANTS, known_metric, notes, shown_models, tell
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fitting.scoring import EVERYTHING
@@ -139,14 +148,14 @@ def _plot_by(series: str, tables: dict[str, pd.DataFrame], ax: Axes | None, whol
     held = rows["held_out"] if "held_out" in rows else pd.Series(False, index=rows.index)
     told = rows["kind"].where(~(held & ~_whole(rows["kind"])), rows["kind"] + " (held out)")
     ax = dots(
-        rows.assign(row=told + ": " + rows["metric"]),
+        rows.assign(row=row_names(rows.assign(kind=told))),
         rows="row",
         series=series,
         ax=ax,
         reference="everything",
         reference_label="marking everything",
     )
-    ax.set_xlabel("mean over photographs with 95 % interval, at the score 0.5")
+    ax.set_xlabel(axis_name(rows))
     return ax
 
 

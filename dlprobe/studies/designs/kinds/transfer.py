@@ -13,7 +13,7 @@ from dlprobe.errors import DataError
 from dlprobe.plotting import axes, curve, figure_of, legend, panels
 from dlprobe.probes import Probe
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.pairing import WORDS, by_source, difference_row, metric_of, score_row, with_holm
 from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, notes, shown_models, tell
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, grid_of, with_interval
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from dlprobe.studies.designs.workshop import Workshop
     from dlprobe.studies.runs import Run
-
-_WORDS = {"iou": "IoU", "false_area": "falsely marked share"}
 
 
 def _generators(workshop: Workshop) -> Findings:
@@ -253,7 +251,7 @@ def _grown(growth: pd.DataFrame) -> list[str]:
         ends = {kind: (part.iloc[0], part.iloc[-1]) for kind, part in rows.groupby("kind", sort=False)}
         few, many = next(iter(ends.values()))
         told = [f"{one['value']:.3f} to {last['value']:.3f} on {kind}" for kind, (one, last) in ends.items()]
-        words = _WORDS[str(metric).partition("@")[0]]
+        words = WORDS[str(metric).partition("@")[0]]
         lines.append(
             f"From {few['photographs']} photographs trained on to {many['photographs']}, the {words} goes from "
             f"{', '.join(told)} ({few['n_sources']} tested photographs)."
@@ -264,7 +262,7 @@ def _grown(growth: pd.DataFrame) -> list[str]:
 def _plot_growth(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     """Draw one panel a metric, or all on the axes that are given."""
     growth = tables["growth"]
-    metrics = [metric for metric in _WORDS if growth["metric"].str.startswith(f"{metric}@").any()]
+    metrics = [metric for metric in WORDS if growth["metric"].str.startswith(f"{metric}@").any()]
     drawn = panels(len(metrics), side_in=4.2) if ax is None else [ax] * len(metrics)
     for on, metric in zip(drawn, metrics, strict=True):
         rows = growth[growth["metric"].str.startswith(f"{metric}@")]
@@ -282,7 +280,7 @@ def _plot_growth(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
         on.set_ylim(0, 1)
         on.grid(alpha=0.3)
         on.set_xlabel("photographs trained on")
-        on.set_ylabel(f"{_WORDS[metric]} ({'higher' if metric == 'iou' else 'lower'} is better)")
+        on.set_ylabel(f"{WORDS[metric]} ({'higher' if metric == 'iou' else 'lower'} is better)")
         legend(on)
     return drawn[0]
 

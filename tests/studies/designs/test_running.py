@@ -16,7 +16,7 @@ from dlprobe.studies.results import with_interval
 #: What makes a ready study small: eight photographs of 128 px, windows of 112 px (128 for patches of 16 px), few heads.
 SMALL = {
     "[extract]\nstride_px = 224\n\n": "",
-    "window_px = 224       # small, so that twenty conditions take minutes: leave it out with real data\n": "",
+    "window_px = 224       # small, so that the study takes minutes: leave it out with real data\n": "",
     "side_px = 336": "",
     "photographs = 12": "",
     "photographs = 8": "",
@@ -29,8 +29,8 @@ SMALL = {
     "learning_rates = [0.03, 0.1, 0.3]": "learning_rates = [1.0]\nepochs = 2\nn_folds = 4",
     "weight_decays = [0.01, 0.1]": "weight_decays = [0.01]",
     "stride_px = 252": "stride_px = 112",
-    "side_px = 640": "",
-    "strides_px = [504, 252, 126]": "strides_px = [112, 56]",
+    "side_px = 448": "",
+    "strides_px = [224, 112, 56]": "strides_px = [112, 56]",
     'degrade = ["dinolizer"]': 'degrade = ["jpeg:quality=60"]',
     "sources = [2, 4, 8]": "sources = [2, 4]",
     "window_px = 224": "window_px = 112",
@@ -113,6 +113,15 @@ def test_a_matrix_of_generators_has_no_kinds_of_masks(done):
     if name != "generators":
         pytest.skip("of the study of generators")
     assert set(found.frame()["tested"]) == {"telea+pca", "ns+pca", "donor+pca", "telea+sr", "donor+sr"}
+
+
+def test_a_sum_of_windows_is_compared_with_their_mean_at_the_smallest_stride(done):
+    name, _, found = done
+    if name != "localization":
+        pytest.skip("of the study of localization")
+    scores = found.frame()
+    assert set(scores.loc[scores["part"] == "aggregation", "setting"]) == {"stride 56 px, summed"}
+    assert "stride 56 px, summed - stride 56 px" in set(found.tables["differences"]["comparison"])
 
 
 def test_two_weights_of_one_architecture_are_told_apart(done):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.errors import DataError
+from dlprobe.localization import SlidingSettings
 from dlprobe.metrics import paired_difference
 from dlprobe.plotting import curve, legend, panels
 from dlprobe.studies.designs.base import Findings, StudyKind, register
@@ -43,7 +44,8 @@ def _robustness(workshop: Workshop) -> Findings:
         missing.insert(0, f"Degraded are photographs as they are and images by {', '.join(by)} alone.")
     parts, cells = [], [run.path]
     for probe, sources in tested_probes(run, asked.method, asked.scheme):
-        found = workshop.evaluation(probe, sources, asked.stride_px, asked.degrade, by)
+        sliding = SlidingSettings(stride_px=asked.stride_px)
+        found = workshop.evaluation(probe, sources, sliding, degrade=asked.degrade, generators=by)
         parts.append(pd.read_parquet(found / "images.parquet"))
         cells.append(found)
     curves = _curves(pd.concat(parts, ignore_index=True), workshop.study.fit.seed)

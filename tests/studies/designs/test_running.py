@@ -20,12 +20,15 @@ SMALL = {
     "side_px = 336": "",
     "photographs = 12": "",
     "photographs = 8": "",
-    "side_px = 512": "",
+    "side_px = 298         # of a photograph of 4:3, two windows show everything": "",
     "side_px = 256": "",
     "demo = true": "demo = true\nphotographs = 8\nside_px = 128",
+    'name = "timm:vit_small_patch16_dinov3"\nweights = "random:0"\nwindow_px = 224': (
+        'name = "timm:vit_tiny_patch16_224"\nweights = "random:0"\nwindow_px = 128'
+    ),
+    'name = "residual:srm"\nwindow_px = 224': 'name = "residual:srm"',
     'name = "residual:srm"': 'name = "residual:srm"\nwindow_px = 112',
-    'name = "timm:vit_small_patch14_dinov2"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 112',
-    'name = "timm:vit_small_patch16_dinov3"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 128',
+    "vit_small_patch14_dinov2": "vit_tiny_patch16_224",
     "learning_rates = [0.03, 0.1, 0.3]": "learning_rates = [1.0]\nepochs = 2\nn_folds = 4",
     "weight_decays = [0.01, 0.1]": "weight_decays = [0.01]",
     "stride_px = 252": "stride_px = 112",

@@ -186,6 +186,9 @@ def _data_size(workshop: Workshop) -> Findings:
 def trained_on(run: Run, method: str, scheme: str) -> tuple[frozenset[str], ...]:
     """Return the photographs that trained in each fold, as the cards of its probes say."""
     cards = [Probe.load(path).card for path in sorted((run.path / "probes").glob(f"*/folds/{method}-{scheme}-*"))]
+    if not cards and method in set(run.tables["images"]["method"]):
+        msg = f"{method} has no probe that is saved with who trained it; name another method in [options]"
+        raise DataError(msg)
     if not cards:
         msg = f"the fit has no {method} probe of {scheme}; name a method and a scheme that [fit] asks for"
         raise DataError(msg)

@@ -36,7 +36,7 @@ def row_names(scores: pd.DataFrame) -> pd.Series:
 def axis_name(scores: pd.DataFrame) -> str:
     """Return what a figure calls the axis of scores at one half."""
     grid = str(scores["metric"].iloc[0]).partition("@")[2]
-    return f"mean over photographs with 95 % interval, at the score 0.5, {_GRIDS.get(grid, grid)}"
+    return f"mean over photographs with 95 % interval,\nat the score 0.5, {_GRIDS.get(grid, grid)}"
 
 
 def by_source(rows: pd.DataFrame, column: str) -> dict[str, float]:

@@ -77,7 +77,14 @@ def test_a_study_answers_with_a_table_sentences_and_a_figure(done):
     table = found.frame()
     assert len(table)
     assert table.filter(regex="value|difference").notna().any().any()
-    assert found.plot().has_data()
+    ax = found.plot()
+    assert ax.has_data()
+    ax.figure.canvas.draw()
+    for axes in ax.figure.axes:
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            box, page = label.get_window_extent(), ax.figure.bbox
+            assert page.x0 <= box.x0 <= box.x1 <= page.x1
+            assert page.y0 <= box.y0 <= box.y1 <= page.y1
     findings = found.path / "findings"
     assert (findings / "figure.png").stat().st_size > 5000
     for stem in json.loads((findings / "study.json").read_text())["tables"]:

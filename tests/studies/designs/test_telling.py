@@ -13,7 +13,7 @@ from dlprobe.studies.designs.kinds.scale import _half_row, _told
 from dlprobe.studies.designs.kinds.scale import _plot as plot_scale
 from dlprobe.studies.designs.kinds.transfer import _distinct, _Size
 from dlprobe.studies.designs.kinds.transfer import _plot_growth as plot_growth
-from dlprobe.studies.designs.telling import banner, shown_name, tell, told_p
+from dlprobe.studies.designs.telling import banner, notes, shown_name, tell, told_p
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fit import _names
 
@@ -44,6 +44,17 @@ def test_sure_differences_come_first_and_an_interval_alone_settles_nothing():
         "No difference on fr is sure.",
     ]
     assert tell(table.head(0)) == ["Nothing could be compared."]
+
+
+def test_of_kinds_lost_to_marking_everything_only_whole_variants_are_named():
+    said = "m: does not surely beat marking everything on sp (+0.009 [-0.105, +0.208])"
+    more = ", sp mask 1 to 5 % (-0.036 [-0.177, +0.172]), fr donor+pca (-0.016 [-0.166, +0.184])"
+
+    def told(note):
+        return notes(SimpleNamespace(record={"notes": [note]}))
+
+    assert told(said) == [said]
+    assert told(said + more) == [f"{said} and 2 narrower kinds of image, which the page of the fit names"]
 
 
 def test_kinds_that_hold_a_comma_are_told_apart():

@@ -49,6 +49,8 @@ _COLUMNS = (
     "n_sources",
     "n_images",
 )
+#: Of comparisons; settings and fingerprints, which are the same in every row, stand in the cell and below the page.
+_COMPARED = ("comparison", "kind", "metric", "difference", "low", "high", "p", "p_holm", "n_sources")
 #: What follows the variant where only the generators that were held out are looked at together.
 _HELD_OUT = "generators held out"
 
@@ -69,7 +71,7 @@ def _backbones(workshop: Workshop) -> Findings:
     pairs = {f"{one} - {other}": f"{names[one]} - {names[other]}" for one, other in permutations(names, 2)}
     between = comparisons[comparisons["comparison"].isin(pairs)]
     between = between.assign(comparison=between["comparison"].map(pairs))
-    differences = pd.concat([between, within], ignore_index=True)
+    differences = pd.concat([between, within], ignore_index=True)[list(_COMPARED)]
     shown = shown.assign(model=_series(shown, names))
     return Findings(
         {"results": shown, "comparisons": differences}, tell(differences), [UNADJUSTED, *notes(run, names)], [run.path]
@@ -98,7 +100,7 @@ def _labelling(workshop: Workshop) -> Findings:
     shown, comparisons = _of_method(run, method), run.tables["comparisons"]
     shown = shown.assign(held_out=shown["kind"].str.partition(" ")[2].isin(held))
     pairs = {f"{one} - {other}" for one, other in permutations(dict.fromkeys(shown["scheme"]), 2)}
-    between = comparisons[comparisons["comparison"].isin(pairs)].reset_index(drop=True)
+    between = comparisons.loc[comparisons["comparison"].isin(pairs), list(_COMPARED)].reset_index(drop=True)
     tables, answer = {"results": shown, "comparisons": between}, tell(between)
     if held:
         scores, tables["held_out"] = _held_out(run, method, held, settings.seed)

@@ -13,8 +13,8 @@ from dlprobe.localization import SlidingSettings
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.kinds.robustness import tested_probes
-from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
-from dlprobe.studies.designs.telling import UNADJUSTED, notes, shown_models, tell
+from dlprobe.studies.designs.pairing import WORDS, by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.telling import UNADJUSTED, known_metric, notes, shown_models, tell
 from dlprobe.studies.evaluating import STEP_PREFIX
 from dlprobe.studies.evaluation.settings import SHOWN_STEPS
 from dlprobe.studies.results import FAKE_VARIANTS
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 #: The first step of post-processing, which the others are compared with.
 _ALONE = "threshold"
+#: What a step of post-processing is called among those that it follows.
+_STEPS = {
+    _ALONE: "threshold alone",
+    "guided": "then guided filter",
+    "holes": "then holes filled",
+    "small": "then small regions removed",
+    "smooth": "then borders smoothed",
+}
 _SUM = (
     "Summed logits of windows are marked from the threshold on the probe's card, as their means are. It was chosen on "
     "single windows: away from one half, a sum is marked the more or the less, the more windows see a pixel."
@@ -61,7 +69,7 @@ def _localization(workshop: Workshop) -> Findings:
     *overlap, summed = [_Setting(_name(way), _after(table, _ALONE)) for way, table in zip(ways, images, strict=True)]
     densest = images[-2]
     done = [name.removeprefix(STEP_PREFIX) for name in densest.columns if name.startswith(STEP_PREFIX)]
-    steps = [_Setting(f"{_ALONE} alone" if step == _ALONE else f"to {step}", _after(densest, step)) for step in done]
+    steps = [_Setting(_STEPS.get(step, f"then {step}"), _after(densest, step)) for step in done]
     shown = {"overlap": overlap, "aggregation": [summed], "post-processing": steps}
     scores = pd.concat([_scores(part, settings, seed) for part, settings in shown.items()], ignore_index=True)
     compared = (overlap, [overlap[-1], summed], steps)
@@ -125,7 +133,10 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     fakes = scores[scores["kind"].isin(FAKE_VARIANTS)]
     rows = fakes if len(fakes) else scores
     ax = dots(rows, rows="setting", series="kind", ax=ax)
-    ax.set_xlabel(f"{rows['metric'].iloc[0]}: mean over photographs with 95 % interval, at the probe's own threshold")
+    what = WORDS[known_metric(rows["metric"].iloc[0])]
+    ax.set_xlabel(
+        f"{what} on pixels of the whole image, mean over photographs\nwith 95 % interval, at the probe's own threshold"
+    )
     return ax
 
 

@@ -94,7 +94,9 @@ def tell(differences: pd.DataFrame, say: Callable[[pd.Series], str] = ahead) -> 
     sure = table[table["p_holm"] < LEVEL]
     open_ = table[(table["p_holm"] >= LEVEL) & ((table["low"] > 0) | (table["high"] < 0))]
     lines = [say(row) for _, row in sure.head(_TOLD).iterrows()]
-    if len(sure) > _TOLD:
+    if len(sure) == _TOLD + 1:
+        lines.append("One more difference is sure; the table has it.")
+    elif len(sure) > _TOLD:
         lines.append(f"{len(sure) - _TOLD} more differences are sure; the table has them.")
     lines += [say(row) for _, row in open_.head(1).iterrows()]
     quiet = [kind for kind in dict.fromkeys(differences["kind"]) if kind not in set(sure["kind"])]

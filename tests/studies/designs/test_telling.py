@@ -57,6 +57,12 @@ def test_of_kinds_lost_to_marking_everything_only_whole_variants_are_named():
     assert told(said + more) == [f"{said} and 2 narrower kinds of image, which the page of the fit names"]
 
 
+@pytest.mark.parametrize(("more", "line"), [(1, "One more difference is sure"), (2, "2 more differences are sure")])
+def test_sure_differences_that_get_no_sentence_are_counted(more, line):
+    rows = [difference(f"k{i}", (0.2, 0.1, 0.3), 0.001) for i in range(2 + more)]
+    assert tell(pd.DataFrame(rows))[2].startswith(line)
+
+
 def test_kinds_that_hold_a_comma_are_told_apart():
     quiet = [difference(kind, (0.0, -0.1, 0.1), 1.0) for kind in ("sp, known", "sp, held out", "real")]
     assert tell(pd.DataFrame(quiet)) == ["No difference on sp, known; sp, held out; or real is sure."]

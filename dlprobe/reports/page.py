@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import pandas as pd
+    from markupsafe import Markup
     from numpy.typing import NDArray
 
 _JPEG_QUALITY_PCT = 88
@@ -128,6 +129,7 @@ def write_page(target: Path, template: str, **content: Any) -> Path:
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     environment = Environment(loader=PackageLoader("dlprobe.reports"), autoescape=select_autoescape(["html"]))
+    environment.filters["spans"] = _spans
     html = environment.get_template(template).render(**content)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +139,18 @@ def write_page(target: Path, template: str, **content: Any) -> Path:
         msg = f"no report can be written to {target} ({error.strerror}); give a file in a folder that can be written"
         raise OutputError(msg) from error
     return target
+
+
+def _spans(text: str) -> Markup:
+    """Return text as HTML, what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = str(text).split("`")
+    if len(parts) % 2 == 0:  # a backtick without its fellow is itself
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
 
 
 def png_uri(pixels: NDArray[np.uint8] | bytes) -> str:

@@ -56,6 +56,7 @@ def write_study_report(folder: str | os.PathLike[str], out: str | os.PathLike[st
         answer=result.answer,
         notes=result.notes,
         figure=png_uri(png(result.plot())),
+        legend=result.legend,
         real=study["real"],
         sections=list(_sections(result)),
         definition=(result.path / FINDINGS_FOLDER / DEFINITION_NAME).read_text(encoding="utf-8"),
@@ -90,5 +91,6 @@ def _footer(result: StudyResult) -> Iterator[str]:
         if run.is_file():
             for name, model in json.loads(run.read_text())["models"].items():
                 caches = ", ".join(cache["cache_fingerprint"] for cache in model["caches"])
-                yield f"{cell}: {name}, model_fingerprint {model['model_fingerprint']}, cache_fingerprint {caches}."
+                of = f", cache_fingerprint {caches}" if caches else ""
+                yield f"{cell}: {name}, model_fingerprint {model['model_fingerprint']}{of}."
     yield f"Study made with {written_out(result.record['software'])}; page by dlprobe {__version__}."

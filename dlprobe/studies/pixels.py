@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from dlprobe.cache.reader import FeatureCache
     from dlprobe.studies.fitting.pool import CachePool
 
 #: What makes two images of different caches the same one.
@@ -90,6 +91,31 @@ def owned_pixels(boxes: Sequence[Box], common: NDArray[np.bool_]) -> list[NDArra
         owned.append(left[box.slices].copy())
         left[box.slices] = False
     return owned
+
+
+def inpainted_windows(cache: FeatureCache) -> dict[tuple[str, ...], float]:
+    """Return how many windows the inpainted pixels of each image would fill; where windows overlap, a pixel is one.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Whose region maps say what was inpainted.
+
+    Returns
+    -------
+    dict of (str, str) to float
+        By the keys (`IMAGE_KEY`) of the images that have clean windows.
+    """
+    windows = cache.windows
+    clean = windows[(windows["view"] == 0) & windows["stored"] & ~windows["rejected"]]
+    found = {}
+    for key, part in clean.groupby(IMAGE_KEY, sort=False):
+        boxes = boxes_of(part)
+        everywhere = np.ones((max(box.y + box.h for box in boxes), max(box.x + box.w for box in boxes)), np.bool_)
+        inpainted = cache.regions(part.index.to_numpy()) == Provenance.INPAINTED
+        count = sum(int(own[seen].sum()) for own, seen in zip(inpainted, owned_pixels(boxes, everywhere), strict=True))
+        found[tuple(map(str, key))] = count / cache.model_spec.window_px**2
+    return found
 
 
 def enlarge_logits(logits: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from dlprobe.studies.designs import run_study
 STUDY = """kind = "labelling"
 title = "What a <b>label</b> costs"
 question = "Is an auto-encoded background better taught as pristine?"
-real = "Give a manifest."
+real = "Give a manifest of `dlprobe scan <folder>`."
 
 [data]
 manifest = "manifest.parquet"
@@ -52,9 +52,13 @@ def test_a_page_asks_answers_shows_and_says_from_what(study, browse):
     assert all(note.split(",")[0].replace("'", "&#39;") in html for note in study.notes)
     for columns in re.findall(r"<thead><tr>(.*?)</tr>", html):
         assert re.findall(r"<th>(.*?)</th>", columns)[1] in {"value", "difference"}
+        assert "settings" not in columns  # the same long text in every row would make rows as high as a screen
+        assert "fingerprint" not in columns
     assert "model_fingerprint" in html
-    assert "Give a manifest." in html
+    assert "Give a manifest of <code>dlprobe scan &lt;folder&gt;</code>." in html
+    assert study.legend.split(";")[0] in re.search(r"<figcaption>(.*?)</figcaption>", html, re.DOTALL)[1]
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
+    page.write_text(html.replace(study.notes[0], "timm:a_very_long_name_of_a_backbone.with_its_tag_in21k_ft_in1k " * 2))
     for width_px in (400, 1280):
         content, seen, bold = browse(page, WIDTH, width_px)
         assert content <= seen

@@ -6,12 +6,13 @@ import torch
 
 from dlprobe.backbones import load_backbone
 from dlprobe.cache import open_cache
+from dlprobe.data.provenance import Provenance
 from dlprobe.data.tiling import Box, tile, working_size
 from dlprobe.errors import CacheError
 from dlprobe.extraction import extract
 from dlprobe.studies import FitSettings, fit_caches
 from dlprobe.studies.fitting.pool import CachePool, share_grid
-from dlprobe.studies.pixels import PixelGrid, enlarge_logits, label_pixels, owned_pixels
+from dlprobe.studies.pixels import PixelGrid, enlarge_logits, inpainted_windows, label_pixels, owned_pixels
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,22 @@ def test_every_common_pixel_counts_once_in_the_first_window_that_shows_it():
     for number, own in enumerate(owned_pixels(boxes, common)):
         np.testing.assert_array_equal(own, (common & (owner == number))[boxes[number].slices])
     assert common.any()
+
+
+def test_the_inpainted_share_of_a_window_counts_a_pixel_once_however_many_windows_show_it(toy_cache):
+    cache = open_cache(toy_cache)
+    side = cache.model_spec.window_px
+    found = inpainted_windows(cache)
+    regions = cache.regions() == Provenance.INPAINTED
+    twice = 0
+    for key, part in cache.windows.query("view == 0").groupby(["dataset", "path"]):
+        canvas = np.zeros((part["y"].max() + side, part["x"].max() + side), bool)
+        for number, row in part.iterrows():
+            canvas[row["y"] : row["y"] + side, row["x"] : row["x"] + side] |= regions[number]
+        assert found[key] == pytest.approx(canvas.sum() / side**2)
+        twice += regions[part.index].sum() > canvas.sum()
+    assert twice
+    assert any(found.values())
 
 
 def test_pixels_are_labelled_as_patches_of_one_class():

@@ -31,12 +31,15 @@ class Findings:
         What must be known to read them.
     cells : list of Path
         Folders of the fits and evaluations behind the tables.
+    split : str
+        Who trained, chose and was tested, where the first cell does not say it for all.
     """
 
     tables: dict[str, pd.DataFrame]
     answer: list[str]
     notes: list[str] = field(default_factory=list)
     cells: list[Path] = field(default_factory=list)
+    split: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,8 @@ class StudyKind:
         ``(workshop) -> Findings``.
     plot : callable
         ``(tables, ax) -> Axes``: draws the first table.
+    legend : str
+        What marks, lines and bands of the figures are, for readers who see one for the first time.
     details : callable, optional
         ``(tables) -> Axes or None``: a second figure, of what the first leaves out.
     several : bool
@@ -69,6 +74,7 @@ class StudyKind:
     asks: str
     run: Callable[[Workshop], Findings]
     plot: Callable[[dict[str, pd.DataFrame], Axes | None], Axes]
+    legend: str
     details: Callable[[dict[str, pd.DataFrame]], Axes | None] | None = None
     several: bool = False
     tests: bool = True

@@ -6,12 +6,13 @@ import difflib
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dlprobe.errors import DataError
 from dlprobe.finetune import MODES, FinetuneSettings
+from dlprobe.studies.designs.base import STUDIES
 from dlprobe.studies.fitting.settings import FitSettings
 
 T = TypeVar("T")
@@ -126,7 +127,8 @@ class Question:
     Parameters
     ----------
     method, scheme : str
-        Whose probes are looked at; the Dice probe taught the truth by default.
+        Whose probes are looked at; the Dice probe taught the truth by default. Where a kind reads `scheme`, heads are
+        fitted under it alone.
     hit_iou : float
         `scale`: an image counts as detected from this IoU on.
     generators : tuple of str
@@ -219,6 +221,8 @@ def read_study(path: str | Path) -> tuple[Study, Path]:
     ------
     DataError
         If the file is missing, no TOML, or a key or value is not one of a study's; the message names it.
+    RegistryError
+        If no kind of study has that name.
     """
     file = Path(path)
     try:
@@ -229,7 +233,22 @@ def read_study(path: str | Path) -> tuple[Study, Path]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         msg = f"{file} is no readable TOML ({error})"
         raise DataError(msg) from error
-    return from_table(Study, table, str(file)), file.absolute().parent
+    study = from_table(Study, table, str(file))
+    return _under_one_scheme(study, "schemes" in table.get("fit", {}), file), file.absolute().parent
+
+
+def _under_one_scheme(study: Study, asked: bool, file: Path) -> Study:
+    """Return the study with heads under the one scheme that its kind looks at; refuse a [fit] that asks for others."""
+    if "scheme" not in STUDIES[study.kind].reads:
+        return study
+    only = (study.options.scheme,)
+    if asked and study.fit.schemes != only:
+        msg = (
+            f"{file}: a study of {study.kind} looks at one scheme, which is {only[0]} in [options] scheme, and [fit] "
+            f"schemes has {', '.join(study.fit.schemes)}; leave [fit] schemes out"
+        )
+        raise DataError(msg)
+    return replace(study, fit=replace(study.fit, schemes=only))
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:

@@ -12,10 +12,31 @@ from dlprobe.studies.results import FAKE_VARIANTS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+#: What the figures of scores by kind of image show.
+DOTS = (
+    "Dots are means over photographs, lines their 95 % intervals, black bars what marking everything gets. For IoU "
+    "more is better; for the falsely marked share, which is that of authentic images, less is. Two intervals that "
+    "overlap decide nothing: the answer rests on differences photograph by photograph."
+)
+#: Metrics as readers know them, by their names before the ``@``.
+WORDS = {"iou": "IoU", "false_area": "falsely marked share"}
+_GRIDS = {"patch": "on patches", "px": "on the pixels that all models show"}
+
 
 def metric_of(variant: str) -> str:
     """Return what a variant is scored by: the IoU where there is a region to find, else the falsely marked share."""
     return "iou" if variant in FAKE_VARIANTS else "false_area"
+
+
+def row_names(scores: pd.DataFrame) -> pd.Series:
+    """Return what a figure calls the rows of a table of scores: the kind of image and the metric."""
+    return scores["kind"] + ": " + scores["metric"].str.partition("@")[0].map(WORDS)
+
+
+def axis_name(scores: pd.DataFrame) -> str:
+    """Return what a figure calls the axis of scores at one half."""
+    grid = str(scores["metric"].iloc[0]).partition("@")[2]
+    return f"mean over photographs with 95 % interval,\nat the score 0.5, {_GRIDS.get(grid, grid)}"
 
 
 def by_source(rows: pd.DataFrame, column: str) -> dict[str, float]:

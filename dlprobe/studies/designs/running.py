@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 STUDY_NAME = "study.json"
 DEFINITION_NAME = "study.toml"
 FINDINGS_FOLDER = "findings"
-SCHEMA = {"kind": "dlprobe-study", "version": 3}
+SCHEMA = {"kind": "dlprobe-study", "version": 4}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +84,11 @@ class StudyResult:
             main = table["metric"].map(known_metric).isin(["iou", "false_area"])
             table = table[main & table["kind"].str.partition(",")[0].isin(list(VARIANTS))]
         return table
+
+    @property
+    def legend(self) -> str:
+        """What marks, lines and bands of the figures are."""
+        return STUDIES[self.record["study"]["kind"]].legend
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw it, on new axes where none are given."""
@@ -161,7 +166,7 @@ def _told(workshop: Workshop, found: Findings) -> dict[str, Any]:
     study, weights = workshop.study, workshop.weights()
     drawn = banner(shown_name(name, given) for name, given in weights if is_random(given))
     shown = [shown_name(name, given) for name, given in weights]
-    split = next(iter(read_run(found.cells[0]).record["models"].values()))["split"].partition(";")[0]
+    split = found.split or next(iter(read_run(found.cells[0]).record["models"].values()))["split"].partition(";")[0]
     first = study.backbones[0]
     if first.cache:
         frames = [open_cache(workshop.base / path).manifest.frame for path in (first.cache, first.test_cache) if path]

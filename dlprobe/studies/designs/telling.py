@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from dlprobe.cache import open_cache
@@ -32,6 +33,9 @@ _METRICS = {
     "iou_val": "of IoU at the threshold of validation",
     "ap": "of average precision",
 }
+#: Of a fit's note on kinds lost to marking everything: what begins it, and one kind with its numbers.
+_LOST = "does not surely beat marking everything on "
+_ITEM = re.compile(r"[^()]+ \([^()]*\)(?=, |$)")
 UNADJUSTED = (
     "Each interval is that of its row alone, unadjusted; p is adjusted by Holm over all differences that were planned, "
     "so that an interval can exclude 0 where p is not below 0.05. Sure means p below 0.05 after Holm."
@@ -90,7 +94,9 @@ def tell(differences: pd.DataFrame, say: Callable[[pd.Series], str] = ahead) -> 
     sure = table[table["p_holm"] < LEVEL]
     open_ = table[(table["p_holm"] >= LEVEL) & ((table["low"] > 0) | (table["high"] < 0))]
     lines = [say(row) for _, row in sure.head(_TOLD).iterrows()]
-    if len(sure) > _TOLD:
+    if len(sure) == _TOLD + 1:
+        lines.append("One more difference is sure; the table has it.")
+    elif len(sure) > _TOLD:
         lines.append(f"{len(sure) - _TOLD} more differences are sure; the table has them.")
     lines += [say(row) for _, row in open_.head(1).iterrows()]
     quiet = [kind for kind in dict.fromkeys(differences["kind"]) if kind not in set(sure["kind"])]
@@ -148,13 +154,29 @@ def shown_models(run: Run) -> dict[str, str]:
 
 
 def notes(run: Run, shown: Mapping[str, str] | None = None) -> list[str]:
-    """Return what a run wants its readers to know, models named as they are shown; the split stands in the lead."""
-    lines = [str(note) for note in run.record.get("notes", []) if ": split: " not in note]
+    """Return what a run wants its readers to know, models named as they are shown; the split stands in the lead.
+
+    Of kinds that do not surely beat marking everything, whole variants are named and the others counted.
+    """
+    lines = [_shortened(str(note)) for note in run.record.get("notes", []) if ": split: " not in note]
     for name, other in (shown or {}).items():
         lines = [line.replace(f"{name}: ", f"{other}: ", 1) if line.startswith(f"{name}: ") else line for line in lines]
     return lines
 
 
+def _shortened(note: str) -> str:
+    start, lost, kinds = note.partition(_LOST)
+    items = [item.removeprefix(", ") for item in _ITEM.findall(kinds)]
+    whole = [item for item in items if item.partition(" (")[0] in VARIANTS]
+    others = len(items) - len(whole)
+    if not others:
+        return note
+    more = f"{others} narrower kind{'s' if others > 1 else ''} of image, which the page of the fit names"
+    return f"{start}{lost}{', '.join(whole)}{' and ' if whole else ''}{more}"
+
+
 def _listed(names: Iterable[str], word: str = "or") -> str:
     *first, last = names
+    if any("," in name for name in (*first, last)):
+        return "; ".join([*first, f"{word} {last}" if first else last])
     return f"{', '.join(first)} {word} {last}" if first else last

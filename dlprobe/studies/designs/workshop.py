@@ -15,7 +15,7 @@ from dlprobe.data.synthesis import SynthesisSettings, build_demo, synthesize
 from dlprobe.data.synthesis.photographs import PAIRS, load_photograph
 from dlprobe.errors import DataError
 from dlprobe.extraction import extract
-from dlprobe.localization import SlidingSettings, load_probe
+from dlprobe.localization import PostProcessing, load_probe
 from dlprobe.spec import fingerprint, sha256_of_file
 from dlprobe.studies.adaptation.finetuning import finetune
 from dlprobe.studies.evaluating import RECORD_NAME, evaluate
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from dlprobe.backbones.base import Backbone
     from dlprobe.finetune import FinetuneSettings
+    from dlprobe.localization import SlidingSettings
     from dlprobe.studies.designs.definition import BackboneSource, DataSource, Study
     from dlprobe.studies.fitting.settings import FitSettings
     from dlprobe.studies.runs import Run
@@ -123,19 +124,35 @@ class Workshop:
         self,
         probe: Path,
         sources: set[str],
-        stride_px: int,
+        sliding: SlidingSettings,
+        *,
         degrade: tuple[str, ...] = (),
         generators: tuple[str, ...] = (),
+        post: PostProcessing | None = None,
     ) -> Path:
-        """Return the evaluation of a probe on the images of some photographs, clean and degraded."""
+        """Return the evaluation of a probe on the images of some photographs, clean and degraded.
+
+        Parameters
+        ----------
+        probe : Path
+            File of the probe.
+        sources : set of str
+            The photographs.
+        sliding : SlidingSettings
+            Of the sliding window.
+        degrade, generators : tuple of str
+            What images are degraded by, and whose are looked at; all where none are named.
+        post : PostProcessing, optional
+            Steps that are followed one by one; none otherwise, because they take as long as windows do.
+        """
         options = self.study.extract
         manifest = self.manifest(self.study.test)
         wanted = manifest.frame["source_id"].isin(sources)
         if generators:
             wanted &= manifest.frame["generator"].isin(["", *generators])
         chosen = manifest.select(wanted)
-        settings = EvaluateSettings(protocols=(OWN_PROTOCOL,), degrade=degrade, split="all")
-        sliding = SlidingSettings(stride_px=stride_px)
+        steps = post or PostProcessing()
+        settings = EvaluateSettings(protocols=(OWN_PROTOCOL,), degrade=degrade, split="all", post=steps)
         key = cell_key(
             "evaluation",
             probe=sha256_of_file(probe),

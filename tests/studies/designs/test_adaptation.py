@@ -10,7 +10,7 @@ from scipy.stats import ttest_1samp
 from dlprobe.data import Manifest
 from dlprobe.errors import DataError, ProbeError
 from dlprobe.studies.designs import run_study
-from dlprobe.studies.designs.kinds.adaptation import HELD_OUT, SEEN, _differences, _kind, _lost, _notes, _scores
+from dlprobe.studies.designs.kinds.adaptation import HELD_OUT, SEEN, _differences, _kind, _lost, _notes, _place, _scores
 from dlprobe.studies.designs.workshop import _folds
 
 PHOTOGRAPHS = [f"p{i}" for i in range(12)]
@@ -125,13 +125,22 @@ folds = 3
 
 
 def test_what_only_some_folds_say_names_them():
-    runs = [SimpleNamespace(record={"notes": ["v head: the same", f"v head: epoch {epoch} of 3"]}) for epoch in (3, 2)]
-    assert _notes(runs) == [
-        "v head: the same",
-        "Fold 1 of 2: v head: epoch 3 of 3",
-        "Fold 2 of 2: v head: epoch 2 of 3",
+    runs = [
+        SimpleNamespace(record={"notes": ["v head: the same", f"v head: epoch {epoch} of 3 (the last)", said]})
+        for epoch, said in ((3, "v head: still rising"), (2, "v full: still rising"))
     ]
-    assert _notes(runs[:1]) == ["v head: the same", "v head: epoch 3 of 3"]
+    assert _notes(runs) == [
+        "v head: epochs 3, 2 of 3 (the last), fold by fold",
+        "v head: the same",
+        "Fold 1 of 2: v head: still rising",
+        "Fold 2 of 2: v full: still rising",
+    ]
+    assert _notes(runs[:1]) == ["v head: the same", "v head: epoch 3 of 3 (the last)", "v head: still rising"]
+
+
+def test_rows_stand_by_variant_and_known_generators_before_those_held_out():
+    kinds = [f"fr, {HELD_OUT}", "real", f"sp, {HELD_OUT}", f"fr, {SEEN}", f"sp, {SEEN}"]
+    assert sorted(kinds, key=_place) == [kinds[4], kinds[2], kinds[3], kinds[0], "real"]
 
 
 def test_the_loss_to_held_out_generators_is_told_from_the_moved_backbone(images):

@@ -64,6 +64,25 @@ def test_a_missing_file_says_what_there_is(tmp_path):
         read_study(tmp_path / "nothing.toml")
 
 
+@pytest.mark.parametrize("kind", [name for name in STUDIES if "scheme" in STUDIES[name].reads])
+def test_a_kind_that_looks_at_one_scheme_fits_that_one_and_refuses_others(tmp_path, kind):
+    text = WHOLE.replace("labelling", kind)
+    assert read_study(written(tmp_path, text))[0].fit.schemes == ("autoencoded-pristine",)
+    text += "[options]\nscheme = 'autoencoded-fake'\n"
+    assert read_study(written(tmp_path, text))[0].fit.schemes == ("autoencoded-fake",)
+    same = text.replace("[fit]", "[fit]\nschemes = ['autoencoded-fake']")
+    assert read_study(written(tmp_path, same))[0].fit.schemes == ("autoencoded-fake",)
+    asked = "['autoencoded-pristine', 'autoencoded-fake', 'autoencoded-ignored']"  # those of a fit that names none
+    with pytest.raises(DataError, match=f"{kind} looks at one scheme, which is autoencoded-fake in .options. scheme"):
+        read_study(written(tmp_path, text.replace("[fit]", f"[fit]\nschemes = {asked}")))
+
+
+def test_a_kind_that_compares_schemes_fits_those_of_the_file(tmp_path):
+    asked = WHOLE.replace("[fit]", "[fit]\nschemes = ['autoencoded-fake', 'three-class']")
+    assert read_study(written(tmp_path, asked))[0].fit.schemes == ("autoencoded-fake", "three-class")
+    assert len(read_study(written(tmp_path, WHOLE))[0].fit.schemes) == 3
+
+
 @pytest.mark.parametrize("name", ready_studies())
 def test_every_study_that_is_ready_reads_and_has_a_kind(name):
     study, _ = read_study(ready_studies()[name])

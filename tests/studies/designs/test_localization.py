@@ -6,7 +6,7 @@ import pytest
 
 from dlprobe.errors import DataError
 from dlprobe.studies.designs import run_study
-from dlprobe.studies.designs.kinds.localization import _after, _differences, _scores, _Setting
+from dlprobe.studies.designs.kinds.localization import _after, _alike, _differences, _scores, _Setting
 
 PHOTOGRAPHS = [f"p{i}" for i in range(10)]
 
@@ -44,6 +44,13 @@ def test_scores_are_means_over_photographs_not_images(images, settings):
     assert row["value"] == pytest.approx(fakes.groupby("source_id")["post.threshold"].mean().mean())
     assert (row["n_sources"], row["n_images"]) == (10, 20)
     assert row["low"] < row["value"] < row["high"]
+
+
+def test_strides_that_place_the_same_windows_are_named(images):
+    wide, half, quarter = (_Setting(f"stride {px} px", _after(images, "threshold")) for px in (504, 252, 126))
+    moved = quarter._replace(scores=quarter.scores.assign(value=quarter.scores["value"] + 0.1))
+    [line] = _alike([wide, half, moved])
+    assert "under stride 504 px as under stride 252 px" in line
 
 
 @pytest.mark.parametrize("strides", ["[504]", "[504, 504]", "[504, 0]"])

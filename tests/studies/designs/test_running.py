@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from dlprobe.data import scan
 from dlprobe.data.manifest import source_groups
@@ -16,21 +17,24 @@ from dlprobe.studies.results import with_interval
 #: What makes a ready study small: eight photographs of 128 px, windows of 112 px (128 for patches of 16 px), few heads.
 SMALL = {
     "[extract]\nstride_px = 224\n\n": "",
-    "window_px = 224       # small, so that twenty conditions take minutes: leave it out with real data\n": "",
+    "window_px = 224       # small, so that the study takes minutes: leave it out with real data\n": "",
     "side_px = 336": "",
     "photographs = 12": "",
     "photographs = 8": "",
-    "side_px = 512": "",
+    "side_px = 298         # of a photograph of 4:3, two windows show everything": "",
     "side_px = 256": "",
     "demo = true": "demo = true\nphotographs = 8\nside_px = 128",
+    'name = "timm:vit_small_patch16_dinov3"\nweights = "random:0"\nwindow_px = 224': (
+        'name = "timm:vit_tiny_patch16_224"\nweights = "random:0"\nwindow_px = 128'
+    ),
+    'name = "residual:srm"\nwindow_px = 224': 'name = "residual:srm"',
     'name = "residual:srm"': 'name = "residual:srm"\nwindow_px = 112',
-    'name = "timm:vit_small_patch14_dinov2"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 112',
-    'name = "timm:vit_small_patch16_dinov3"': 'name = "timm:vit_tiny_patch16_224"\nwindow_px = 128',
+    "vit_small_patch14_dinov2": "vit_tiny_patch16_224",
     "learning_rates = [0.03, 0.1, 0.3]": "learning_rates = [1.0]\nepochs = 2\nn_folds = 4",
     "weight_decays = [0.01, 0.1]": "weight_decays = [0.01]",
     "stride_px = 252": "stride_px = 112",
-    "side_px = 640": "",
-    "strides_px = [504, 252, 126]": "strides_px = [112, 56]",
+    "side_px = 448": "",
+    "strides_px = [224, 112, 56]": "strides_px = [112, 56]",
     'degrade = ["dinolizer"]': 'degrade = ["jpeg:quality=60"]',
     "sources = [2, 4, 8]": "sources = [2, 4]",
     "window_px = 224": "window_px = 112",
@@ -66,6 +70,7 @@ def test_a_study_answers_with_a_table_sentences_and_a_figure(done):
     name, path, found = done
     assert found.answer
     assert found.record["lead"].count(" images of 8 demo photographs") == 1
+    assert ("3 folds, each photograph tested once" in found.record["lead"]) == (name == "adaptation")
     assert all(line.strip().endswith(".") and "nan" not in line for line in found.answer)
     random = "random" in path.read_text()
     assert random == ("a floor, not a finding" in found.answer[0])
@@ -73,7 +78,14 @@ def test_a_study_answers_with_a_table_sentences_and_a_figure(done):
     table = found.frame()
     assert len(table)
     assert table.filter(regex="value|difference").notna().any().any()
-    assert found.plot().has_data()
+    ax = found.plot()
+    assert ax.has_data()
+    ax.figure.draw_without_rendering()  # lays the figure out
+    for axes in ax.figure.axes:
+        for label in filter(Text.get_text, (axes.xaxis.label, axes.yaxis.label)):
+            box, page = label.get_window_extent(), ax.figure.bbox
+            assert page.x0 <= box.x0 <= box.x1 <= page.x1
+            assert page.y0 <= box.y0 <= box.y1 <= page.y1
     findings = found.path / "findings"
     assert (findings / "figure.png").stat().st_size > 5000
     for stem in json.loads((findings / "study.json").read_text())["tables"]:
@@ -112,6 +124,15 @@ def test_a_matrix_of_generators_has_no_kinds_of_masks(done):
     if name != "generators":
         pytest.skip("of the study of generators")
     assert set(found.frame()["tested"]) == {"telea+pca", "ns+pca", "donor+pca", "telea+sr", "donor+sr"}
+
+
+def test_a_sum_of_windows_is_compared_with_their_mean_at_the_smallest_stride(done):
+    name, _, found = done
+    if name != "localization":
+        pytest.skip("of the study of localization")
+    scores = found.frame()
+    assert set(scores.loc[scores["part"] == "aggregation", "setting"]) == {"stride 56 px, summed"}
+    assert "stride 56 px, summed - stride 56 px" in set(found.tables["differences"]["comparison"])
 
 
 def test_two_weights_of_one_architecture_are_told_apart(done):

@@ -12,7 +12,8 @@ from dlprobe.studies.designs.kinds.robustness import _plot as plot_curves
 from dlprobe.studies.designs.kinds.scale import _half_row, _told
 from dlprobe.studies.designs.kinds.scale import _plot as plot_scale
 from dlprobe.studies.designs.kinds.transfer import _distinct, _Size
-from dlprobe.studies.designs.telling import banner, shown_name, tell, told_p
+from dlprobe.studies.designs.kinds.transfer import _plot_growth as plot_growth
+from dlprobe.studies.designs.telling import banner, notes, shown_name, tell, told_p
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fit import _names
 
@@ -43,6 +44,28 @@ def test_sure_differences_come_first_and_an_interval_alone_settles_nothing():
         "No difference on fr is sure.",
     ]
     assert tell(table.head(0)) == ["Nothing could be compared."]
+
+
+def test_of_kinds_lost_to_marking_everything_only_whole_variants_are_named():
+    said = "m: does not surely beat marking everything on sp (+0.009 [-0.105, +0.208])"
+    more = ", sp mask 1 to 5 % (-0.036 [-0.177, +0.172]), fr donor+pca (-0.016 [-0.166, +0.184])"
+
+    def told(note):
+        return notes(SimpleNamespace(record={"notes": [note]}))
+
+    assert told(said) == [said]
+    assert told(said + more) == [f"{said} and 2 narrower kinds of image, which the page of the fit names"]
+
+
+@pytest.mark.parametrize(("more", "line"), [(1, "One more difference is sure"), (2, "2 more differences are sure")])
+def test_sure_differences_that_get_no_sentence_are_counted(more, line):
+    rows = [difference(f"k{i}", (0.2, 0.1, 0.3), 0.001) for i in range(2 + more)]
+    assert tell(pd.DataFrame(rows))[2].startswith(line)
+
+
+def test_kinds_that_hold_a_comma_are_told_apart():
+    quiet = [difference(kind, (0.0, -0.1, 0.1), 1.0) for kind in ("sp, known", "sp, held out", "real")]
+    assert tell(pd.DataFrame(quiet)) == ["No difference on sp, known; sp, held out; or real is sure."]
 
 
 def test_iou_at_another_threshold_is_no_marked_area():
@@ -128,7 +151,7 @@ def test_the_figure_of_scale_says_what_a_detection_is_and_what_marking_everythin
     sizes = pd.DataFrame(
         {
             "variant": "sp",
-            "metric": "hit",
+            "metric": "detected",
             "size": [0.01, 0.1, 0.5],
             "rung": [0.01, 0.1, 0.5],
             "value": [0.1, 0.5, 0.9],
@@ -144,6 +167,20 @@ def test_the_figure_of_scale_says_what_a_detection_is_and_what_marking_everythin
     fitted = [line for line in ax.lines if len(line.get_xdata()) == 200]
     assert fitted
     assert all(line.get_marker() in {"", "None"} for line in fitted)
+
+
+def test_the_figure_of_growth_shows_what_marking_everything_gets():
+    rows = [
+        {"kind": kind, "metric": metric, "photographs": str(n), "photographs_mean": n, "everything": everything}
+        for kind, metric, everything in (("sp", "iou@patch", 0.141), ("real", "false_area@patch", 1.0))
+        for n in (2, 4)
+    ]
+    growth = pd.DataFrame(rows).assign(value=0.5, low=0.4, high=0.6)
+    left, right = plot_growth({"growth": growth}, None).figure.axes
+    [line] = [line for line in left.lines if line.get_label() == "marking everything"]
+    assert list(line.get_ydata()) == [0.141, 0.141]
+    assert [text.get_text() for text in left.get_xticklabels()] == ["2", "4"]
+    assert "marking everything" not in right.get_legend_handles_labels()[1]
 
 
 @pytest.fixture

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from dlprobe.errors import DataError
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.pairing import (
+    DOTS,
+    axis_name,
+    by_source,
+    difference_row,
+    metric_of,
+    row_names,
+    score_row,
+    with_holm,
+)
 from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, known_metric, notes, tell
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fitting.scoring import EVERYTHING
-from dlprobe.studies.results import grid_of, with_interval
+from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, grid_of, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -29,6 +40,8 @@ FROZEN = "head"
 SEEN, HELD_OUT = "generators trained on", "generators held out"
 #: What follows the variant where a mode's loss from the former to the latter is compared.
 _LOSS = ", held out minus trained on"
+#: The note of a fold on the epoch that a mode kept.
+_EPOCH = re.compile(r"(?P<model>.+): epoch (?P<epoch>\d+) (?P<rest>of \d+.*)")
 _BY_SOURCE = dict[str, float]
 
 
@@ -41,6 +54,7 @@ def _adaptation(workshop: Workshop) -> Findings:
     runs = workshop.adaptations(replace(settings, hold_out=held))
     images = pd.concat([run.tables["images"] for run in runs], ignore_index=True)
     images = images.assign(mode=images["model"].str.split().str[-1], kind=_kind(images, held))
+    images = images.iloc[np.argsort(images["kind"].map(_place), kind="stable")]
     moved = [mode for mode in modes if mode != FROZEN]
     differences = _differences(images, moved, settings.seed)
     asked = differences[differences["kind"].str.endswith(_LOSS)]
@@ -50,6 +64,7 @@ def _adaptation(workshop: Workshop) -> Findings:
         [*answer, *tell(differences.drop(asked.index))],
         [UNADJUSTED, *missing, *_notes(runs)],
         [run.path for run in runs],
+        f"{len(runs)} folds, each photograph tested once" if len(runs) > 1 else "",
     )
 
 
@@ -71,15 +86,26 @@ def _lost(row: pd.Series) -> str:
     )
 
 
+def _place(kind: str) -> int:
+    """Return where a kind stands in tables: by variant, and generators that were trained on before those held out."""
+    variant, _, generators = kind.partition(", ")
+    return 2 * [*FAKE_VARIANTS, *AUTHENTIC_VARIANTS].index(variant) + (generators == HELD_OUT)
+
+
 def _notes(runs: Sequence[Run]) -> list[str]:
-    """Return what the folds say, each line once with the folds that say it."""
+    """Return what the folds say, each line once with the folds that say it; epochs in one line a mode."""
     said: dict[str, list[int]] = {}
+    epochs: dict[tuple[str, str], list[str]] = {}
+    if len(runs) == 1:
+        return notes(runs[0])
     for fold, run in enumerate(runs, 1):
         for note in notes(run):
-            said.setdefault(note, []).append(fold)
-    if len(runs) == 1:
-        return list(said)
-    return [
+            if found := _EPOCH.fullmatch(note):
+                epochs.setdefault((found["model"], found["rest"]), []).append(found["epoch"])
+            else:
+                said.setdefault(note, []).append(fold)
+    lines = [f"{model}: epochs {', '.join(kept)} {rest}, fold by fold" for (model, rest), kept in epochs.items()]
+    return lines + [
         note if len(folds) == len(runs) else f"Fold {' and '.join(map(str, folds))} of {len(runs)}: {note}"
         for note, folds in said.items()
     ]
@@ -145,9 +171,9 @@ def _differences(images: pd.DataFrame, moved: Collection[str], seed: int) -> pd.
 
 
 def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
-    rows = tables["scores"].assign(row=lambda table: table["kind"] + ": " + table["metric"])
+    rows = tables["scores"].assign(row=row_names)
     ax = dots(rows, rows="row", series="mode", ax=ax, reference="everything", reference_label="marking everything")
-    ax.set_xlabel("mean over photographs with 95 % interval, at the score 0.5")
+    ax.set_xlabel(axis_name(rows))
     return ax
 
 
@@ -157,6 +183,8 @@ register(
         asks="does a frozen backbone generalise better than a fine-tuned one?",
         run=_adaptation,
         plot=_plot,
+        legend=f"{DOTS} head leaves the backbone frozen; lora moves queries and values by updates of low rank; full "
+        "moves every weight.",
         tests=False,
         trains="finetune",
         reads=("modes", "folds"),

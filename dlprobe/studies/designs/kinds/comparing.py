@@ -11,7 +11,16 @@ import pandas as pd
 from dlprobe.errors import DataError
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.pairing import (
+    DOTS,
+    axis_name,
+    by_source,
+    difference_row,
+    metric_of,
+    row_names,
+    score_row,
+    with_holm,
+)
 from dlprobe.studies.designs.telling import UNADJUSTED, VARIANTS, known_metric, notes, shown_models, tell
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fitting.scoring import EVERYTHING
@@ -40,6 +49,8 @@ _COLUMNS = (
     "n_sources",
     "n_images",
 )
+#: Of comparisons; settings and fingerprints, which are the same in every row, stand in the cell and below the page.
+_COMPARED = ("comparison", "kind", "metric", "difference", "low", "high", "p", "p_holm", "n_sources")
 #: What follows the variant where only the generators that were held out are looked at together.
 _HELD_OUT = "generators held out"
 
@@ -49,7 +60,7 @@ def _backbones(workshop: Workshop) -> Findings:
     if len(caches) < 2:
         msg = "a study of backbones compares at least two; add a [[backbones]]"
         raise DataError(msg)
-    run = workshop.fit(caches, replace(workshop.study.fit, schemes=(asked.scheme,)), workshop.test_caches())
+    run = workshop.fit(caches, workshop.study.fit, workshop.test_caches())
     shown, comparisons = _of_method(run, asked.method), run.tables["comparisons"]
     names = shown_models(run)
     layers = {f"{asked.method} - {name}" for name in shown["method"].unique()}
@@ -60,7 +71,7 @@ def _backbones(workshop: Workshop) -> Findings:
     pairs = {f"{one} - {other}": f"{names[one]} - {names[other]}" for one, other in permutations(names, 2)}
     between = comparisons[comparisons["comparison"].isin(pairs)]
     between = between.assign(comparison=between["comparison"].map(pairs))
-    differences = pd.concat([between, within], ignore_index=True)
+    differences = pd.concat([between, within], ignore_index=True)[list(_COMPARED)]
     shown = shown.assign(model=_series(shown, names))
     return Findings(
         {"results": shown, "comparisons": differences}, tell(differences), [UNADJUSTED, *notes(run, names)], [run.path]
@@ -89,7 +100,7 @@ def _labelling(workshop: Workshop) -> Findings:
     shown, comparisons = _of_method(run, method), run.tables["comparisons"]
     shown = shown.assign(held_out=shown["kind"].str.partition(" ")[2].isin(held))
     pairs = {f"{one} - {other}" for one, other in permutations(dict.fromkeys(shown["scheme"]), 2)}
-    between = comparisons[comparisons["comparison"].isin(pairs)].reset_index(drop=True)
+    between = comparisons.loc[comparisons["comparison"].isin(pairs), list(_COMPARED)].reset_index(drop=True)
     tables, answer = {"results": shown, "comparisons": between}, tell(between)
     if held:
         scores, tables["held_out"] = _held_out(run, method, held, settings.seed)
@@ -139,14 +150,14 @@ def _plot_by(series: str, tables: dict[str, pd.DataFrame], ax: Axes | None, whol
     held = rows["held_out"] if "held_out" in rows else pd.Series(False, index=rows.index)
     told = rows["kind"].where(~(held & ~_whole(rows["kind"])), rows["kind"] + " (held out)")
     ax = dots(
-        rows.assign(row=told + ": " + rows["metric"]),
+        rows.assign(row=row_names(rows.assign(kind=told))),
         rows="row",
         series=series,
         ax=ax,
         reference="everything",
         reference_label="marking everything",
     )
-    ax.set_xlabel("mean over photographs with 95 % interval, at the score 0.5")
+    ax.set_xlabel(axis_name(rows))
     return ax
 
 
@@ -166,6 +177,7 @@ register(
         asks="which backbone shows inpainting best, on the same windows?",
         run=_backbones,
         plot=lambda tables, ax: _plot_by("model", tables, ax),
+        legend=DOTS,
         details=lambda tables: _details("model", tables),
         several=True,
     )
@@ -176,6 +188,7 @@ register(
         asks="what does it cost to call auto-encoded pixels fake?",
         run=_labelling,
         plot=lambda tables, ax: _plot_by("scheme", tables, ax),
+        legend=f"{DOTS} Whatever a scheme taught, all are scored on one truth: inpainted against the rest.",
         details=lambda tables: _details("scheme", tables),
         reads=("method",),
     )

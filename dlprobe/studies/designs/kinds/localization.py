@@ -1,18 +1,22 @@
-"""The study of what is done around a probe: how densely windows overlap, and what cleans the mask afterwards."""
+"""The study of what is done around a probe: how windows overlap and are put together, and what cleans the mask."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from dlprobe.errors import DataError
+from dlprobe.localization import SlidingSettings
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.kinds.robustness import tested_probes
-from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
-from dlprobe.studies.designs.telling import UNADJUSTED, notes, shown_models, tell
+from dlprobe.studies.designs.pairing import WORDS, by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.telling import UNADJUSTED, known_metric, notes, shown_models, tell
 from dlprobe.studies.evaluating import STEP_PREFIX
+from dlprobe.studies.evaluation.settings import SHOWN_STEPS
 from dlprobe.studies.results import FAKE_VARIANTS
 
 if TYPE_CHECKING:
@@ -24,6 +28,18 @@ if TYPE_CHECKING:
 
 #: The first step of post-processing, which the others are compared with.
 _ALONE = "threshold"
+#: What a step of post-processing is called among those that it follows.
+_STEPS = {
+    _ALONE: "threshold alone",
+    "guided": "then guided filter",
+    "holes": "then holes filled",
+    "small": "then small regions removed",
+    "smooth": "then borders smoothed",
+}
+_SUM = (
+    "Summed logits of windows are marked from the threshold on the probe's card, as their means are. It was chosen on "
+    "single windows: away from one half, a sum is marked the more or the less, the more windows see a pixel."
+)
 
 
 class _Setting(NamedTuple):
@@ -40,22 +56,40 @@ def _localization(workshop: Workshop) -> Findings:
         msg = f"a study of localization compares at least two strides, each 1 px or more; they are {strides}"
         raise DataError(msg)
     run = workshop.fit(workshop.caches(), workshop.study.fit, workshop.test_caches())
-    found: dict[int, list[pd.DataFrame]] = {stride: [] for stride in strides}
+    ways = [SlidingSettings(stride_px=stride) for stride in strides]
+    ways.append(replace(ways[-1], aggregate="sum"))
+    found: list[list[pd.DataFrame]] = [[] for _ in ways]
     cells: list[Path] = [run.path]
     for probe, sources in tested_probes(run, asked.method, asked.scheme):
-        for stride in strides:
-            cell = workshop.evaluation(probe, sources, stride)
-            found[stride].append(pd.read_parquet(cell / "images.parquet"))
-            cells.append(cell)
-    images = {stride: pd.concat(parts, ignore_index=True) for stride, parts in found.items()}
-    overlap = [_Setting(f"stride {stride} px", _after(table, _ALONE)) for stride, table in images.items()]
-    densest = images[strides[-1]]
+        for number, sliding in enumerate(ways):
+            post = SHOWN_STEPS if sliding == ways[-2] else None
+            cells.append(workshop.evaluation(probe, sources, sliding, post=post))
+            found[number].append(pd.read_parquet(cells[-1] / "images.parquet"))
+    images = [pd.concat(parts, ignore_index=True) for parts in found]
+    *overlap, summed = [_Setting(_name(way), _after(table, _ALONE)) for way, table in zip(ways, images, strict=True)]
+    densest = images[-2]
     done = [name.removeprefix(STEP_PREFIX) for name in densest.columns if name.startswith(STEP_PREFIX)]
-    steps = [_Setting(f"{_ALONE} alone" if step == _ALONE else f"to {step}", _after(densest, step)) for step in done]
-    scores = pd.concat([_scores("overlap", overlap, seed), _scores("post-processing", steps, seed)], ignore_index=True)
-    differences = with_holm([row for part in (overlap, steps) for row in _differences(part, seed)])
-    told = [UNADJUSTED, *notes(run, shown_models(run))]
+    steps = [_Setting(_STEPS.get(step, f"then {step}"), _after(densest, step)) for step in done]
+    shown = {"overlap": overlap, "aggregation": [summed], "post-processing": steps}
+    scores = pd.concat([_scores(part, settings, seed) for part, settings in shown.items()], ignore_index=True)
+    compared = (overlap, [overlap[-1], summed], steps)
+    differences = with_holm([row for part in compared for row in _differences(part, seed)])
+    told = [UNADJUSTED, _SUM, *_alike(overlap), *notes(run, shown_models(run))]
     return Findings({"scores": scores, "differences": differences}, tell(differences), told, cells)
+
+
+def _name(way: SlidingSettings) -> str:
+    return f"stride {way.stride_px} px" + (", summed" if way.aggregate == "sum" else "")
+
+
+def _alike(overlap: list[_Setting]) -> list[str]:
+    """Return a line for each stride under which every score is that of the stride before."""
+    return [
+        f"Every image has the same score under {one.name} as under {other.name}: on images of this size both place the "
+        "same windows."
+        for one, other in pairwise(overlap)
+        if one.scores["value"].equals(other.scores["value"])
+    ]
 
 
 def _after(images: pd.DataFrame, step: str) -> pd.DataFrame:
@@ -99,7 +133,10 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     fakes = scores[scores["kind"].isin(FAKE_VARIANTS)]
     rows = fakes if len(fakes) else scores
     ax = dots(rows, rows="setting", series="kind", ax=ax)
-    ax.set_xlabel(f"{rows['metric'].iloc[0]}: mean over photographs with 95 % interval, at the probe's own threshold")
+    what = WORDS[known_metric(rows["metric"].iloc[0])]
+    ax.set_xlabel(
+        f"{what} on pixels of the whole image, mean over photographs\nwith 95 % interval, at the probe's own threshold"
+    )
     return ax
 
 
@@ -109,6 +146,10 @@ register(
         asks="what do overlapping windows and post-processing add?",
         run=_localization,
         plot=_plot,
+        legend="Dots are means over photographs, lines their 95 % intervals; more is better. Rows named after a "
+        "stride have no post-processing; the others, under the smallest stride, have every step down to the "
+        "one that they name. Two intervals that overlap decide nothing: the answer rests on differences "
+        "photograph by photograph.",
         reads=("method", "scheme", "strides_px"),
     )
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.errors import DataError
+from dlprobe.localization import SlidingSettings
 from dlprobe.metrics import paired_difference
 from dlprobe.plotting import curve, legend, panels
 from dlprobe.studies.designs.base import Findings, StudyKind, register
@@ -43,7 +44,8 @@ def _robustness(workshop: Workshop) -> Findings:
         missing.insert(0, f"Degraded are photographs as they are and images by {', '.join(by)} alone.")
     parts, cells = [], [run.path]
     for probe, sources in tested_probes(run, asked.method, asked.scheme):
-        found = workshop.evaluation(probe, sources, asked.stride_px, asked.degrade, by)
+        sliding = SlidingSettings(stride_px=asked.stride_px)
+        found = workshop.evaluation(probe, sources, sliding, degrade=asked.degrade, generators=by)
         parts.append(pd.read_parquet(found / "images.parquet"))
         cells.append(found)
     curves = _curves(pd.concat(parts, ignore_index=True), workshop.study.fit.seed)
@@ -144,6 +146,9 @@ register(
         asks="what do compression, scaling and noise leave of the score?",
         run=_robustness,
         plot=_plot,
+        legend="Each curve is a degradation at several strengths; bands are 95 % intervals over photographs, the "
+        "dashed line is the score of the images as they are. For IoU more is better; for the false area, the "
+        "share of an authentic image that is marked, less is.",
         reads=("method", "scheme", "degrade", "generators", "stride_px"),
     )
 )

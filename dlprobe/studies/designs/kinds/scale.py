@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from dlprobe.cache import open_cache
 from dlprobe.data.synthesis.generator.settings import LADDER
 from dlprobe.errors import DataError
 from dlprobe.metrics.resampling import jackknife_interval
@@ -22,9 +23,12 @@ from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.pairing import by_source, score_row
 from dlprobe.studies.designs.telling import notes, shown_models
 from dlprobe.studies.fitting.scoring import EVERYTHING
+from dlprobe.studies.pixels import inpainted_windows
 from dlprobe.studies.results import FAKE_VARIANTS, with_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
@@ -88,9 +92,11 @@ def detection_growth(log2_share: NDArray[np.float64], hit: NDArray[np.bool_]) ->
 
 def _scale(workshop: Workshop) -> Findings:
     asked = workshop.study.options
-    run = workshop.fit(workshop.caches(), workshop.study.fit, workshop.test_caches())
-    images = _sized(run, asked.method, asked.scheme).assign(hit=lambda rows: rows["iou_val"] >= asked.hit_iou)
-    marked = _sized(run, EVERYTHING, "").assign(hit=lambda rows: rows["iou"] >= asked.hit_iou)
+    caches, test = workshop.caches(), workshop.test_caches()
+    run = workshop.fit(caches, workshop.study.fit, test)
+    sizes = {key: size for path in (*caches, *test) for key, size in inpainted_windows(open_cache(path)).items()}
+    images = _sized(run, asked.method, asked.scheme, sizes).assign(hit=lambda rows: rows["iou_val"] >= asked.hit_iou)
+    marked = _sized(run, EVERYTHING, "", sizes).assign(hit=lambda rows: rows["iou"] >= asked.hit_iou)
     seed = workshop.study.fit.seed
     by_size = pd.DataFrame.from_records(
         [
@@ -98,7 +104,7 @@ def _scale(workshop: Workshop) -> Findings:
             for (variant, bin_), part in images.groupby(["variant", "bin"], sort=True)
             for row in _bin_rows(part, marked[(marked["variant"] == variant) & (marked["bin"] == bin_)], seed)
         ]
-    )
+    ).sort_values(["metric", "variant", "size"], ignore_index=True)
     halves = pd.DataFrame.from_records(
         [_half_row(str(variant), part, seed) for variant, part in images.groupby("variant", sort=True)]
     ).assign(hit_iou=asked.hit_iou)
@@ -107,7 +113,7 @@ def _scale(workshop: Workshop) -> Findings:
     return Findings({"sizes": by_size, "halves": halves}, answer, told, [run.path])
 
 
-def _sized(run: Run, method: str, scheme: str) -> pd.DataFrame:
+def _sized(run: Run, method: str, scheme: str, sizes: Mapping[tuple[str, ...], float]) -> pd.DataFrame:
     """Return the tested fakes of one probe with the share of a window that was inpainted."""
     images = run.tables["images"]
     chosen = (images["method"] == method) & (images["scheme"] == scheme) & images["variant"].isin(FAKE_VARIANTS)
@@ -115,8 +121,7 @@ def _sized(run: Run, method: str, scheme: str) -> pd.DataFrame:
     if rows.empty:
         msg = f"no tested fake has a score of {method} taught {scheme}; name a method and scheme that [fit] asks for"
         raise DataError(msg)
-    model = next(iter(run.record["models"].values()))["model"]
-    rows["size"] = rows["share"] * rows["n_units"] / (model["window_px"] // model["patch_px"]) ** 2
+    rows["size"] = [sizes[key] for key in zip(rows["dataset"], rows["path"], strict=True)]
     rows["bin"] = np.searchsorted(_EDGES, rows["size"], side="right") - 1
     return rows
 
@@ -124,9 +129,9 @@ def _sized(run: Run, method: str, scheme: str) -> pd.DataFrame:
 def _bin_rows(rows: pd.DataFrame, marked: pd.DataFrame, seed: int) -> list[dict[str, object]]:
     """Return IoU and share detected of one variant and size, beside what marking everything gets."""
     found = []
-    for metric, other in (("iou_val", "iou"), ("hit", "hit")):
+    for metric, ours, other in (("detected", "hit", "hit"), ("iou_val", "iou_val", "iou")):
         names = {"variant": rows["variant"].iloc[0], "metric": metric, "size": float(rows["size"].median())}
-        row = score_row(by_source(rows, metric), seed, **names, rung=LADDER[rows["bin"].iloc[0]])
+        row = score_row(by_source(rows, ours), seed, **names, rung=LADDER[rows["bin"].iloc[0]])
         everything = pd.Series(by_source(marked, other)).mean()
         found.append({**row, "everything": everything, "n_images": len(rows)})
     return found
@@ -152,7 +157,7 @@ def _half_row(variant: str, rows: pd.DataFrame, seed: int) -> dict[str, object]:
         "slope_per_doubling": found["slope"].estimate,
         "smallest": 2.0 ** ends[0],
         "largest": 2.0 ** ends[1],
-        "hit_rate": float(hit.mean()),
+        "detected": float(hit.mean()),
         "n_sources": half.n,
         "n_images": len(rows),
     }
@@ -161,7 +166,7 @@ def _half_row(variant: str, rows: pd.DataFrame, seed: int) -> dict[str, object]:
 def _told(row: object, hit_iou: float) -> str:
     """Return one variant's answer in words; `row` is one of the halves."""
     variant, half = row.variant, row.half_share  # type: ignore[attr-defined]
-    on = f"{row.n_images} images of {row.n_sources} photographs, {row.hit_rate:.0%} detected"  # type: ignore[attr-defined]
+    on = f"{row.n_images} images of {row.n_sources} photographs, {row.detected:.0%} detected"  # type: ignore[attr-defined]
     start, looked = f"On {variant}, detection (IoU of at least {hit_iou:g})", _range(row)
     if np.isnan(row.log2_half):  # type: ignore[attr-defined]
         return f"{start} does not rise with size within {looked} ({on})."
@@ -194,7 +199,7 @@ def _false_area(run: Run, asked: Question) -> list[str]:
 
 
 def _everything(sizes: pd.DataFrame, hit_iou: float) -> str:
-    reached = sizes[(sizes["metric"] == "hit") & (sizes["everything"] >= _HALF)]["rung"]
+    reached = sizes[(sizes["metric"] == "detected") & (sizes["everything"] >= _HALF)]["rung"]
     start = (
         f"Marking every patch has an IoU of the mask's share, and so detects masks of {hit_iou:.0%} of an image or more"
     )
@@ -206,7 +211,8 @@ def _everything(sizes: pd.DataFrame, hit_iou: float) -> str:
 def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     ax = axes(ax)
     sizes, halves = tables["sizes"], tables["halves"]
-    hits = sizes[sizes["metric"] == "hit"]
+    hits = sizes[sizes["metric"] == "detected"]
+    known = np.cumsum(np.isfinite(halves["half_share"].to_numpy())) - 1  # one below the other where several are known
     for number, row in enumerate(halves.itertuples()):
         part = hits[hits["variant"] == row.variant]
         aside = _APART ** (number - (len(halves) - 1) / 2)
@@ -218,7 +224,12 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
             curve(ax, 100 * shares, chance, series=number, marked=False)
         ends = ([100 * row.half_share], [100 * row.half_share_low], [100 * row.half_share_high])
         intervals(
-            ax, [_HALF - 0.03 * number], *ends, series=number, label=f"{row.variant}: size of half", horizontal=True
+            ax,
+            [_HALF - 0.03 * int(known[number])],
+            *ends,
+            series=number,
+            label=f"{row.variant}: half, with its interval",
+            horizontal=True,
         )
     marked = hits.groupby("rung")[["size", "everything"]].mean()
     ax.plot(100 * marked["size"], marked["everything"], color="black", linewidth=1.2, label="marking everything")
@@ -238,6 +249,9 @@ register(
         asks="at which size of the mask does detection fall to half?",
         run=_scale,
         plot=_plot,
+        legend="Dots are the share of images detected at a size, upright lines its 95 % interval over photographs, "
+        "curves the logistic fits. Where a curve crosses one half within the sizes looked at, a dot with a "
+        "level line is that size with its interval. The black line is what marking every patch detects.",
         reads=("method", "scheme", "hit_iou"),
     )
 )

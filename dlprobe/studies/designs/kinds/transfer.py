@@ -13,7 +13,7 @@ from dlprobe.errors import DataError
 from dlprobe.plotting import axes, curve, figure_of, legend, panels
 from dlprobe.probes import Probe
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.pairing import WORDS, by_source, difference_row, metric_of, score_row, with_holm
 from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, notes, shown_models, tell
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, grid_of, with_interval
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from dlprobe.studies.designs.workshop import Workshop
     from dlprobe.studies.runs import Run
-
-_WORDS = {"iou": "IoU", "false_area": "falsely marked share"}
 
 
 def _generators(workshop: Workshop) -> Findings:
@@ -45,7 +43,7 @@ def _generators(workshop: Workshop) -> Findings:
     caches, test, cells, images = workshop.caches(), workshop.test_caches(), [], []
     for name in trained:
         others = tuple(other for other in present if other != name)
-        run = workshop.fit(caches, replace(settings, schemes=(asked.scheme,), hold_out=others), test)
+        run = workshop.fit(caches, replace(settings, hold_out=others), test)
         images.append(run.tables["images"].assign(trained=name))
         cells.append(run.path)
     scored = pd.concat(images, ignore_index=True)
@@ -167,7 +165,7 @@ def _data_size(workshop: Workshop) -> Findings:
         raise DataError(msg)
     caches, test, sizes = workshop.caches(), workshop.test_caches(), []
     for count in sorted(set(asked.sources)):
-        run = workshop.fit(caches, replace(settings, schemes=(asked.scheme,), train_sources=count), test)
+        run = workshop.fit(caches, replace(settings, train_sources=count), test)
         sizes.append(_Size(count, trained_on(run, asked.method, asked.scheme), run))
     kept, lines = _distinct(sizes)
     growth = pd.DataFrame.from_records([row for size in kept for row in _size_rows(size, asked.method, settings.seed)])
@@ -188,6 +186,9 @@ def _data_size(workshop: Workshop) -> Findings:
 def trained_on(run: Run, method: str, scheme: str) -> tuple[frozenset[str], ...]:
     """Return the photographs that trained in each fold, as the cards of its probes say."""
     cards = [Probe.load(path).card for path in sorted((run.path / "probes").glob(f"*/folds/{method}-{scheme}-*"))]
+    if not cards and method in set(run.tables["images"]["method"]):
+        msg = f"{method} has no probe that is saved with who trained it; name another method in [options]"
+        raise DataError(msg)
     if not cards:
         msg = f"the fit has no {method} probe of {scheme}; name a method and a scheme that [fit] asks for"
         raise DataError(msg)
@@ -217,7 +218,12 @@ def _size_rows(size: _Size, method: str, seed: int) -> list[dict[str, object]]:
     for variant, part in images[images["variant"].isin([*FAKE_VARIANTS, *AUTHENTIC_VARIANTS])].groupby("variant"):
         metric = metric_of(str(variant))
         ours = part[part["method"] == method]
-        names = {"kind": variant, "trained_on": size.mean, "trained": size.count, "metric": f"{metric}@{grid_of(part)}"}
+        names = {
+            "kind": variant,
+            "photographs": size.count,
+            "photographs_mean": size.mean,
+            "metric": f"{metric}@{grid_of(part)}",
+        }
         everything = pd.Series(by_source(part[part["method"] == EVERYTHING], metric)).mean()
         row = score_row(by_source(ours, metric), seed, **names)
         rows.append({**row, "everything": everything, "n_images": int(ours[metric].notna().sum())})
@@ -248,9 +254,9 @@ def _grown(growth: pd.DataFrame) -> list[str]:
         ends = {kind: (part.iloc[0], part.iloc[-1]) for kind, part in rows.groupby("kind", sort=False)}
         few, many = next(iter(ends.values()))
         told = [f"{one['value']:.3f} to {last['value']:.3f} on {kind}" for kind, (one, last) in ends.items()]
-        words = _WORDS[str(metric).partition("@")[0]]
+        words = WORDS[str(metric).partition("@")[0]]
         lines.append(
-            f"From {few['trained']} photographs trained on to {many['trained']}, the {words} goes from "
+            f"From {few['photographs']} photographs trained on to {many['photographs']}, the {words} goes from "
             f"{', '.join(told)} ({few['n_sources']} tested photographs)."
         )
     return lines
@@ -259,21 +265,25 @@ def _grown(growth: pd.DataFrame) -> list[str]:
 def _plot_growth(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     """Draw one panel a metric, or all on the axes that are given."""
     growth = tables["growth"]
-    metrics = [metric for metric in _WORDS if growth["metric"].str.startswith(f"{metric}@").any()]
+    metrics = [metric for metric in WORDS if growth["metric"].str.startswith(f"{metric}@").any()]
     drawn = panels(len(metrics), side_in=4.2) if ax is None else [ax] * len(metrics)
     for on, metric in zip(drawn, metrics, strict=True):
         rows = growth[growth["metric"].str.startswith(f"{metric}@")]
         for number, (kind, part) in enumerate(rows.groupby("kind", sort=False)):
             ends = (part["value"], part["low"], part["high"])
-            curve(on, part["trained_on"], *ends, series=number, label=str(kind))
+            curve(on, part["photographs_mean"], *ends, series=number, label=str(kind))
+        if metric == "iou":
+            for number, level in enumerate(sorted(set(rows["everything"].round(3)))):
+                label = "" if number else "marking everything"
+                on.axhline(level, color="black", linestyle=":", linewidth=1.2, label=label)
         on.set_xscale("log", base=2)
-        counts = rows.drop_duplicates("trained_on")
-        on.set_xticks(counts["trained_on"].tolist(), counts["trained"].tolist())
+        counts = rows.drop_duplicates("photographs_mean")
+        on.set_xticks(counts["photographs_mean"].tolist(), counts["photographs"].tolist())
         on.set_xticks([], minor=True)
         on.set_ylim(0, 1)
         on.grid(alpha=0.3)
         on.set_xlabel("photographs trained on")
-        on.set_ylabel(f"{_WORDS[metric]} ({'higher' if metric == 'iou' else 'lower'} is better)")
+        on.set_ylabel(f"{WORDS[metric]} ({'higher' if metric == 'iou' else 'lower'} is better)")
         legend(on)
     return drawn[0]
 
@@ -284,6 +294,9 @@ register(
         asks="does a probe of one generator find the others' work?",
         run=_generators,
         plot=_plot_matrix,
+        legend="Each cell is the mean IoU over photographs with its 95 % interval, of a probe that was fitted on the "
+        "row's generator alone and is tested on the column's; more is better. What marking everything gets "
+        "stands in the table.",
         details=_other_matrix,
         reads=("method", "scheme", "generators"),
     )
@@ -294,6 +307,9 @@ register(
         asks="how many photographs are enough to train on?",
         run=_data_size,
         plot=_plot_growth,
+        legend="Dots are means over the tested photographs, bands their 95 % intervals; dotted is the IoU of marking "
+        "everything. The same photographs are tested at every size: the answer rests on differences between "
+        "sizes, photograph by photograph.",
         reads=("method", "scheme", "sources"),
     )
 )

@@ -245,7 +245,9 @@ def dots(
     if reference is not None:
         first = frame.drop_duplicates(rows)
         at = first[rows].astype(str).map(place)
-        ax.plot(first[reference], at, "|", color="black", markersize=14, markeredgewidth=2, label=reference_label)
+        # whole at the end of the axis too, where marking everything lies on authentic images
+        (bar,) = ax.plot(first[reference], at, "|", color="black", markersize=14, label=reference_label, clip_on=False)
+        bar.set_markeredgewidth(2)
     ax.set_yticks(list(place.values()), names)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.grid(axis="x", alpha=0.3)

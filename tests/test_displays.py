@@ -21,6 +21,7 @@ from dlprobe.metrics import PairedDifference, reliability_curve
 from dlprobe.probes import Probe, make_card
 from dlprobe.studies import CacheComparison, Evaluation, FinetuneResult, read_run
 from dlprobe.studies.designs import STUDIES
+from dlprobe.studies.displays import plot_robustness
 
 RNG = np.random.default_rng(0)
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -200,3 +201,18 @@ def test_a_matrix_of_generators_has_an_interval_in_each_cell():
     matrix = pd.DataFrame(rows, columns=["trained", "tested", "value", "low", "high"]).assign(variant="sp")
     ax = STUDIES["generators"].plot({"matrix": matrix}, None)
     assert [text.get_text() for text in ax.texts] == ["0.30\n[0.20, 0.40]", "0.10", "0.60\n[0.50, 0.70]"]
+
+
+def test_robustness_at_one_strength_names_it_and_at_several_has_an_axis():
+    rows = [
+        ("clean", "clean", 0.0, 0.5),
+        ("jpeg:quality=60", "a", 1.0, 0.4),
+        ("blur", "b", 1.0, 0.3),
+        ("blur", "c", 2.0, 0.2),
+    ]
+    curves = pd.DataFrame(rows, columns=["degradation", "chain", "strength", "value"])
+    curves = curves.assign(variant="sp", metric="iou", low=np.nan, high=np.nan)
+    one, several = plotting.figure_of(plot_robustness(curves, "iou")).axes
+    assert (one.get_xlabel(), list(one.get_xticks())) == ("jpeg:quality=60", [])
+    assert several.get_xlabel() == "strength of blur"
+    assert len(several.get_xticks()) > 1

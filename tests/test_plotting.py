@@ -97,6 +97,7 @@ def test_dots_name_rows_from_top_to_bottom_and_mark_the_reference():
     named = [text.get_text() for text in ax.get_legend().get_texts()]
     assert named == ["dice", "logistic", "marking everything"]
     assert ax.lines[-1].get_xdata().tolist() == [0.1, 0.2]
+    assert not ax.lines[-1].get_clip_on()
 
 
 def test_bars_begin_at_0_also_where_all_are_0():

@@ -12,7 +12,7 @@ from PIL import Image
 from dlprobe import __version__
 from dlprobe.data.images import read_image
 from dlprobe.errors import DataError, OutputError, ProbeError
-from dlprobe.localization.outputs.pictures import centred
+from dlprobe.localization.outputs.pictures import HATCHED_FROM, centred
 from dlprobe.plotting import SCORE_MAP
 from dlprobe.probes import Probe
 from dlprobe.reports.page import Section, jpeg_uri, png_uri, require_html, shrunk, write_page
@@ -119,7 +119,11 @@ def _shots(folder: Path, record: dict[str, Any]) -> Iterator[dict[str, str]]:
     else:
         yield {"label": "Image", "uri": jpeg_uri(shrunk(original, SIDE_PX))}
     if (picture := _picture(folder / "overlay.png")) is not None:
-        yield {"label": "Overlay: tinted by the score, the mask outlined", "uri": jpeg_uri(shrunk(picture, SIDE_PX))}
+        label = (
+            f"Overlay: tinted by the score, the mask outlined; hatched where windows disagree by {HATCHED_FROM:g} or "
+            "more, dotted where one window alone looked"
+        )
+        yield {"label": label, "uri": jpeg_uri(shrunk(picture, SIDE_PX))}
     if (score := _scores(folder / "score.npy")) is not None:
         label = (
             f"Score map on the scale of logits: mid-green is the threshold {record['threshold']:.6g}, brighter is above"
@@ -178,13 +182,15 @@ def _sections(record: dict[str, Any], card: dict[str, Any] | None) -> Iterator[S
             "threshold": f"{record['threshold']:.6g} ({record.get('threshold_policy') or 'no policy known'})",
             "size": f"{image['width']} x {image['height']} px, looked at as "
             f"{working.get('width', '?')} x {working.get('height', '?')} px",
-            **{f"confidence: {name.replace('_', ' ')}": value for name, value in record.get("confidence", {}).items()},
+            **{_CONFIDENCE.get(name, name): value for name, value in record.get("confidence", {}).items()},
         },
     )
     if regions := record.get("regions"):
         header = list(regions[0])
         rows = [{"cells": [_text(region[name]) for name in header], "lost": False} for region in regions]
-        text = [f"{record.get('n_regions', len(regions))} connected regions, the largest first."]
+        number = record.get("n_regions", len(regions))
+        text = ["1 connected region." if number == 1 else f"{number} connected regions, the largest first."]
+        text.append("Boxes and areas are in pixels of the image; y and x are the upper left corner's.")
         yield Section("Marked regions", [name.replace("_", " ") for name in header], rows, text)
     yield _training(card)
     yield _facts(
@@ -198,6 +204,14 @@ def _sections(record: dict[str, Any], card: dict[str, Any] | None) -> Iterator[S
     )
 
 
+#: What `localize` records of how sure a map is, in words.
+_CONFIDENCE = {
+    "disagreement_mean": "confidence: windows disagree by, mean over pixels (standard deviation of their scores)",
+    "disagreement_p99": "confidence: windows disagree by, percentile 99",
+    "n_windows_min": "confidence: fewest windows that saw a pixel",
+    "n_windows_max": "confidence: most windows that saw a pixel",
+    "one_window_share": "confidence: share of pixels that one window alone saw, where none can disagree",
+}
 _ORIGIN = (
     "backbone",
     "weights",

@@ -12,7 +12,17 @@ from dlprobe.data.images import read_image, read_mask
 from dlprobe.errors import DataError
 from dlprobe.plotting import png
 from dlprobe.publish import publish
-from dlprobe.reports.page import Section, jpeg_uri, png_uri, require_html, table_section, told, write_page, written_out
+from dlprobe.reports.page import (
+    GLOSSARY,
+    Section,
+    jpeg_uri,
+    png_uri,
+    require_html,
+    table_section,
+    told,
+    write_page,
+    written_out,
+)
 from dlprobe.reports.slider import Exhibit, slider, threshold_levels
 from dlprobe.studies import read_evaluation
 from dlprobe.studies.displays import plot_robustness
@@ -96,11 +106,14 @@ def _sections(run: Run, curves: bytes) -> Iterator[Section]:
         tables["overview"],
         text=[
             "Each number's name says protocol, pixel grid and metric; beside it stands what marking every pixel gets.",
-            "Intervals are over sources; below 8 there is none. An oracle chose its threshold on these very images.",
+            "Intervals of 95 % are over sources (photographs); below 8 there is none.",
+            "image_fpr is the share of authentic images called generated as a whole; image_auc is 0.5 by chance.",
+            "Names in macro are means of images' values; an oracle chose its threshold on these very images.",
+            *GLOSSARY,
         ],
     )
     if curves:
-        text = ["Mean over sources with its interval; the dotted line is the clean images' value."]
+        text = ["Mean over sources with its 95 % interval, hollow where there is none; dotted: on clean images."]
         yield Section("Robustness", text=text, figure=png_uri(curves))
         yield table_section("Robustness in numbers", tables["curves"], folded=True)
     yield table_section(

@@ -39,6 +39,16 @@ class Section:
     folded: bool = False
 
 
+#: What the names of images and scores in tables stand for; pages of fits and evaluations begin their scores with it.
+GLOSSARY = (
+    "Kinds of image: real is a photograph as it was; ae went through an auto-encoder; in aesp only a region did.",
+    "In sp (spliced) only a region was generated; in fr (fully regenerated) a region, and the rest auto-encoded.",
+    "What follows a kind is the generator, the kind of mask, or the share of the image that the mask covers.",
+    "On fakes, iou (intersection over union of marked and generated), f1 and ap (average precision) are best at 1.",
+    "On authentic images, false_area is the share that is marked, best at 0.",
+)
+
+
 def table_section(
     title: str,
     table: pd.DataFrame,

@@ -36,6 +36,8 @@ def test_a_case_says_what_was_measured_and_what_it_is_not(localized, tmp_path):
         assert fact in html, fact
     assert f"{len(probe.card['data']['train_sources'])} photographs" in html
     assert "Known limits" in html
+    for words in ("share of pixels that one window alone saw", "hatched where windows disagree by 0.2 or more"):
+        assert words in html
     assert html.count('<img src="data:image/') == 4
     assert "http" not in html
 
@@ -79,3 +81,31 @@ def test_a_threshold_near_1_leaves_colours_between_marked_and_unmarked(localized
     uri = re.search(r'src="data:image/png;base64,([^"]+)" alt="Score map', html)[1]
     colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
     assert len(np.unique(colours.reshape(-1, 3), axis=0)) > 100
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(1, "1 connected region."), (2, "2 connected regions, the largest first.")]
+)
+def test_regions_are_counted(localized, tmp_path, number, words):
+    folder = tmp_path / "copy"
+    shutil.copytree(localized[0].folder, folder)
+    record = json.loads((folder / "result.json").read_text())
+    region = {"y": 0, "x": 0, "h": 9, "w": 9, "area_px": 81, "score_mean": 0.9}
+    (folder / "result.json").write_text(json.dumps({**record, "regions": [region] * number, "n_regions": number}))
+    assert f"<p>{words}</p>" in write_case_report(folder).read_text()
+
+
+HINTS = """
+const one = page.documentElement, hints = [...page.querySelectorAll(".scroll")].map((box) =>
+  [box.scrollWidth > box.clientWidth, view.getComputedStyle(box, "::before").content !== "none"]);
+return [one.scrollWidth, view.innerWidth, hints];
+"""
+
+
+def test_on_a_phone_facts_wrap_and_only_what_does_not_says_scroll(localized, tmp_path, browse):
+    page = write_case_report(localized[0].folder, tmp_path / "case.html", probe=localized[1])
+    content, seen, hints = browse(page, HINTS, 400)
+    assert content <= seen
+    assert [wide for wide, _ in hints if wide] == [wide for wide, hint in hints if wide and hint]
+    facts = [hint for _, hint in (hints[0], *hints[-2:])]
+    assert facts == [False] * 3

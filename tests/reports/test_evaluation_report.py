@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from dlprobe.data.images import read_mask
 from dlprobe.errors import OutputError
 from dlprobe.reports import report_folder, write_evaluation_report
+from dlprobe.reports.page import GLOSSARY
 from dlprobe.reports.slider import THRESHOLD_LEVEL, threshold_levels
 from dlprobe.studies.evaluation.maps import MapStore
 
@@ -44,6 +46,7 @@ def test_a_page_shows_tables_curves_notes_and_accounting_and_needs_nothing_else(
     for words in ("Robustness", "Object prior", "Post-processing", accounting, "(oracle)"):
         assert words in html
     assert small_evaluation.notes[0] in html
+    assert all(line in html for line in GLOSSARY)
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
     assert "http" not in html.replace("http://www.w3.org", "")
     assert (page.parent / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -67,6 +70,26 @@ def test_the_middle_level_of_an_embedded_map_is_the_threshold_itself(threshold):
     np.testing.assert_array_equal(levels >= THRESHOLD_LEVEL, scores.astype(np.float64) >= threshold)
     order = np.argsort(scores, axis=None)
     assert (np.diff(levels.ravel()[order].astype(int)) >= 0).all()
+
+
+def test_what_is_marked_has_a_black_border_also_on_what_is_orange_itself(page, browse):
+    script = """
+    while (!page.body.dataset.ready) await pause();
+    const slider = page.getElementById("threshold");
+    slider.value = 0;
+    slider.dispatchEvent(new view.Event("input"));
+    return [...page.querySelectorAll(".case")].filter((one) => !one.dataset.fake).map((one) => {
+      const canvas = one.querySelector("canvas"), { width, height } = canvas;
+      const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+      return [0, width * height - 1, 9 * width + 9].map((at) => [...data.slice(4 * at, 4 * at + 3)]);
+    });
+    """
+    authentic = browse(page, script)
+    assert authentic
+    for first, last, inside in authentic:
+        assert first == last == [0, 0, 0]
+        assert inside[0] >= 0.55 * 213 - 1
+    assert "Orange with a black border is marked" in page.read_text()
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
@@ -95,6 +118,9 @@ def test_the_slider_changes_masks_and_ious_in_a_browser(page, small_evaluation, 
             assert words[position] == expected, (row.path, level)
         own = images.loc[images["path"] == row.path, "dlprobe.original_px.iou"].iloc[0]
         assert not row.mask or seen[1][2][position] == f"IoU {own:.3f}"
+    for (*_, words, pictures), (*_, other_words, other_pictures) in pairwise(seen):
+        for word, picture, other_word, other_picture in zip(words, pictures, other_words, other_pictures, strict=True):
+            assert word == other_word or picture != other_picture  # the picture moves, not the number alone
     logit = re.search(r"logit (-?[\d.]+)", seen[1][1])
     if logit:
         assert float(logit[1]) == pytest.approx(np.log(cut / (1 - cut)), abs=0.06)

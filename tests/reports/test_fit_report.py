@@ -20,6 +20,7 @@ from dlprobe.extraction import extract
 from dlprobe.reports import Picture, report_folder, write_report
 from dlprobe.reports.fits.examples import EXAMPLES
 from dlprobe.reports.fits.writing import _without_intervals
+from dlprobe.reports.page import GLOSSARY
 from dlprobe.reports.slider import slider
 from dlprobe.separability import SeparabilitySettings, separate
 from dlprobe.studies import FitSettings, fit_caches, read_run
@@ -87,6 +88,13 @@ def test_a_report_shows_the_numbers_of_its_run(page, tiny_fit):
         assert words in html
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
     assert "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_a_page_begins_with_what_was_tested_and_explains_its_words(page, tiny_fit):
+    html, images = page.read_text(), tiny_fit.images
+    number, sources = images["path"].nunique(), images["source_id"].nunique()
+    assert f"tested on {number} images of {sources} photographs." in html.split("<h2>")[0]
+    assert all(line in html for line in GLOSSARY)
 
 
 def test_a_footer_is_written_out_and_few_photographs_are_said_to_be_few(page, tiny_fit):

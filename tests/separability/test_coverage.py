@@ -109,7 +109,10 @@ def test_intervals_hold_their_value_and_cover_the_expected_one(monkeypatch):
 @pytest.mark.parametrize("sources", [16, 24])
 def test_intervals_cover_93_to_97_percent_or_say_that_they_do_not(monkeypatch, sources):
     found = coverage(drawn_tables(monkeypatch, draws=300, sources=sources, caches=2))
-    assert found.min() >= 0.95 - TWO_ERRORS, found
+    narrow = found[found < 0.95 - TWO_ERRORS].index
+    said = [f"difference of {name}" for name, meaning in STATISTICS.items() if meaning.difference_coverage]
+    assert set(narrow) <= set(said), found
+    assert found.min() >= 0.9 - TWO_ERRORS, found  # what is said is no licence
     wide = found[found > 0.95 + TWO_ERRORS].index.str.removeprefix("difference of ")
     assert [name for name in wide if name == "effect" or not STATISTICS[name].coverage] == [], found
 

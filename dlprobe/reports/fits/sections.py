@@ -47,7 +47,7 @@ def calibration_section(calibration: pd.DataFrame) -> Iterator[Section]:
         part = calibration[(calibration["model"] == model) & (calibration["scheme"] == scheme)]
         for series, (method, table) in enumerate(part.groupby("method", sort=False)):
             Reliability(table).plot(ax, series=series, label=str(method))
-        ax.set_title(f"{model}, {scheme}", fontsize="small", loc="left", pad=40)
+        ax.set_title(f"{model}, {scheme}", fontsize="small", loc="left", pad=40 if part["method"].nunique() > 1 else 6)
         ax.set_xlabel("mean score of the bin")
         ax.set_ylabel("share that is INPAINTED")
     rows = [

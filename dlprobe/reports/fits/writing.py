@@ -12,7 +12,7 @@ from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.plotting import png
 from dlprobe.reports.fits.examples import worst_and_best
 from dlprobe.reports.fits.sections import calibration_section, pooled_section, require_folder, separability_sections
-from dlprobe.reports.page import Section, png_uri, require_html, shrunk, write_page, written_out
+from dlprobe.reports.page import GLOSSARY, Section, png_uri, require_html, shrunk, write_page, written_out
 from dlprobe.reports.slider import slider
 from dlprobe.studies import read_run
 from dlprobe.studies.displays import plot_comparisons, plot_results
@@ -97,7 +97,7 @@ def write_report(
         target,
         "report.html",
         title=title,
-        lead=list(lead),
+        lead=[*lead, _tested(main)],
         notes=main.record["notes"],
         sections=sections,
         pictures=[_embedded(picture) for picture in pictures],
@@ -105,6 +105,16 @@ def write_report(
         exhibit_notes=examples.notes,
         threshold=slider(0.5),
         footer=[line for one in (main, *(other for _, other in others)) for line in _provenance(one)],
+    )
+
+
+def _tested(run: Run) -> str:
+    """Return what the scores rest on."""
+    images = run.tables["images"]
+    number = len(images.drop_duplicates(["dataset", "path"]))
+    sources = images["source_id"].nunique()
+    return (
+        f"Probes on {' and '.join(dict.fromkeys(images['model']))}, tested on {number} images of {sources} photographs."
     )
 
 
@@ -119,9 +129,10 @@ def _sections(run: Run) -> list[Section]:
         [
             "IoU of INPAINTED patches on fakes (higher is better), falsely marked share on authentic images (lower).",
             "On the patch grid, at score 0.5 and (suffix _val) at the threshold chosen on validation.",
-            "Means over sources with their 95 % studentized bootstrap intervals.",
+            "Means over sources (photographs) with their 95 % studentized bootstrap intervals.",
             "The column 'everything' is what marking every patch gets.",
             *_without_intervals(results),
+            *GLOSSARY,
         ],
         png_uri(png(plot_results(results))),
     )

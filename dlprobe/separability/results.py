@@ -59,8 +59,8 @@ class Meaning(NamedTuple):
     difference_coverage: str = ""
 
 
-#: Of a difference that was found to be surer than it is; the share covered at 16 sources, and why.
-_NARROW = "interval too narrow with few sources: {} at 16 where others cover 95 %; the difference {}"
+#: Of a difference that seems surer than it is; the share covered at 16 sources.
+_NARROW = "interval too narrow with few sources: {} at 16 where others cover 95 %"
 STATISTICS = {
     "lda_accuracy": Meaning("balanced accuracy of LDA on held-out sources", (0, 1), 0.5),
     "fisher_ratio": Meaning("Fisher ratio (between / within scatter)", chance=0.0),
@@ -68,14 +68,10 @@ STATISTICS = {
     "bhattacharyya": Meaning("Bhattacharyya distance", chance=0.0),
     "silhouette": Meaning("silhouette", (-1, 1), 0.0),
     "silhouette_other_sources": Meaning("silhouette, partners of other sources", (-1, 1), 0.0),
-    "knn_purity": Meaning(
-        "purity of neighbourhoods", (0, 1), 0.5, difference_coverage=_NARROW.format("92 %", "rests on neighbours")
-    ),
+    "knn_purity": Meaning("purity of neighbourhoods", (0, 1), 0.5, difference_coverage=_NARROW.format("92 %")),
     "knn_purity_other_sources": Meaning("purity, neighbours of other sources", (0, 1), 0.5),
     "effective_rank": Meaning("effective rank", coverage="interval too wide: 97 to 99 % where others cover 95 %"),
-    "total_variance": Meaning(
-        "total variance", difference_coverage=_NARROW.format("91 %", "is skewed where one of the two is much larger")
-    ),
+    "total_variance": Meaning("total variance", difference_coverage=_NARROW.format("91 %")),
     "intrinsic_dimension": Meaning("intrinsic dimension (TwoNN)"),
     "direction_angle_deg": Meaning("angle of probe directions, degrees", (0, 180)),
     "logit_correlation": Meaning(

@@ -1,5 +1,7 @@
 """torch leaves the cores to an engine that has threads of its own."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +38,34 @@ def test_one_thread_beside_openvino_and_all_of_them_afterwards(engine, inside):
 
 
 @pytest.mark.usefixtures("three")
-def test_the_engine_has_all_threads_and_what_is_beside_it_one(monkeypatch):
+def test_callers_that_overlap_leave_what_was_there_before_them_to_all():
+    pins, here, there = replace(PINS, engine="openvino"), threading.Event(), threading.Event()
+    found = {}
+
+    def second():
+        here.wait()
+        with threads_beside(pins):
+            there.set()
+            here.clear()
+            here.wait()
+            found["inside"] = torch.get_num_threads()
+        found["after"] = torch.get_num_threads()
+
+    other = threading.Thread(target=second)
+    other.start()
+    with threads_beside(pins):
+        here.set()
+        there.wait()
+    assert torch.get_num_threads() == 3
+    here.set()
+    other.join()
+    assert found == {"inside": 1, "after": 3}
+    fresh = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
+    assert (torch.get_num_threads(), fresh) == (3, 3)
+
+
+@pytest.mark.usefixtures("three")
+def test_what_is_beside_the_engine_has_one_thread(monkeypatch):
     pytest.importorskip("openvino")
     network = load_backbone("timm:vit_nano_patch14_dinov2", weights="random:0", window_px=56, engine="openvino")
     seen = []

@@ -1,6 +1,8 @@
 """What every back end and every codec must do alike."""
 
 import io
+import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from dlprobe.cache import open_cache, verify
+from dlprobe.cache.places import folder
+from dlprobe.cache.places.folder import OpenFile
 from dlprobe.errors import CacheError
 from dlprobe.extraction import extract
 
@@ -104,6 +108,43 @@ def test_moments_are_those_of_the_values_that_are_read(cache):
     values = cache.read(np.arange(len(cache))).embeddings.astype(np.float64).reshape(len(cache), 16, -1)
     assert_allclose(cache.moments()[:, 0], values.sum(1), rtol=1e-6, atol=1e-6)
     assert_allclose(cache.moments()[:, 1], (values**2).sum(1), rtol=1e-6)
+
+
+@pytest.fixture
+def side_by_side(monkeypatch):
+    """Let blocks in folders be read in threads, however little is read; return the threads that have read."""
+    seen = set()
+    plain = OpenFile.read_into
+
+    def read_into(self, start, views):
+        seen.add(threading.current_thread().name.rpartition("_")[0])
+        time.sleep(0.002)
+        plain(self, start, views)
+
+    monkeypatch.setattr(folder, "_MUCH_BYTES", 0)
+    monkeypatch.setattr(OpenFile, "read_into", read_into)
+    return seen
+
+
+def test_blocks_read_side_by_side_are_those_read_one_after_the_other(stored, side_by_side, monkeypatch):
+    shuffled = np.random.default_rng(0).permutation(len(open_cache(stored)))
+    together = open_cache(stored).read(shuffled)
+    if side_by_side:  # neither on S3, which has threads of its own, nor compressed, which goes through a copy
+        assert side_by_side == {"dlprobe-read"}
+    monkeypatch.setattr(folder, "_MUCH_BYTES", 1 << 40)
+    alone = open_cache(stored).read(shuffled)
+    assert_array_equal(together.embeddings, alone.embeddings)
+    assert_array_equal(together.coverage, alone.coverage)
+
+
+@pytest.mark.usefixtures("side_by_side")
+def test_a_damaged_block_among_others_read_side_by_side_is_told(changed, objects):
+    cache = open_cache(changed)
+    extent = cache.store.extent("embeddings", 1)
+    found = objects(changed)
+    found.write(extent.name, found.read(extent.name)[: extent.offset + 5])
+    with pytest.raises(CacheError, match=r"block \d+\) is missing or has another length"):
+        cache.read(np.arange(len(cache)))
 
 
 def test_any_order_with_repeats(cache):

@@ -1,12 +1,15 @@
 """Threads that add up tiles, against one thread."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from dlprobe.probes.exact import Rows, stream_logistic
+from dlprobe.probes.exact import threads as threads_module
 from dlprobe.probes.exact.threads import TileThreads
 
 
@@ -27,6 +30,7 @@ def test_every_tile_is_added_once_in_turns_and_one_accumulator_is_never_shared(t
     def add(sums, tile):
         lock = inside[tile % threads.count]
         assert lock.acquire(blocking=False)
+        time.sleep(0.001)
         sums.append(tile)
         lock.release()
 
@@ -60,10 +64,28 @@ def test_what_the_tiles_raise_themselves_waits_for_those_at_work(threads):
 
 
 def test_the_blas_has_one_thread_inside_and_its_own_again_at_the_end():
-    before = max_threads()
-    with TileThreads():
-        assert max_threads() == 1
-    assert max_threads() == before
+    with threadpool_limits(3, user_api="blas"):
+        with TileThreads():
+            assert max_threads() == 1
+        assert max_threads() == 3
+
+
+def test_another_thread_may_set_limits_afterwards():
+    def limited():
+        with threadpool_limits(3, user_api="blas"):
+            before = max_threads()
+            with TileThreads() as threads:
+                return before, threads.count, max_threads()
+
+    assert limited() == (3, 3, 1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(limited).result() == (3, 3, 1)
+
+
+def test_a_machine_of_many_cores_does_not_keep_as_many_hessians(monkeypatch):
+    many = [{"user_api": "blas", "num_threads": 64}, {"user_api": "openmp", "num_threads": 128}]
+    monkeypatch.setattr(threads_module, "threadpool_info", lambda: many)
+    assert TileThreads().count == threads_module.MOST_THREADS < 64
 
 
 def test_a_solution_does_not_depend_on_the_number_of_threads_and_is_the_same_again():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Threads that read at the same time.
 READERS = max(1, min(4, os.cpu_count() or 1))
-#: Bytes from which it pays to start threads, which takes as long as copying some hundred kilobytes.
+#: Bytes from which threads pay: starting them must be little beside the copying.
 _MUCH_BYTES = 1 << 23
 
 _Item = TypeVar("_Item")

@@ -1,13 +1,15 @@
 """Threads that each add up tiles of rows, with a BLAS that uses one thread in each of them.
 
-A BLAS splits every product over its threads, which then wait in a busy loop for the next. NumPy and SciPy bring one
-each: on tiles that fit a cache, the two sets of threads mostly take the cores from one another. Here each thread keeps
-a tile from its first product to its last.
+A BLAS splits every product over its threads, which then wait in a busy loop for the next: what lies between two
+products has one core, and on a busy machine the loops take it from whoever works. Here each thread keeps a tile from
+its first product to its last.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -21,24 +23,31 @@ if TYPE_CHECKING:
     Sums = TypeVar("Sums")
 
 
+#: Each thread keeps sums of its own, of which a Hessian of 3,072 features takes 75 MB.
+MOST_THREADS = 16
+
+
 class TileThreads:
     """As many threads as the BLAS has when they are made, which has one until the end of the ``with`` statement."""
 
     def __init__(self) -> None:
         found = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-        self.count = max(found, default=1)
+        self.count = min(max(found, default=1), MOST_THREADS)
+        self._stack = ExitStack()
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        self._limits = threadpool_limits(1, user_api="blas")
-        self._pool = ThreadPoolExecutor(self.count, "dlprobe-tiles") if self.count > 1 else None
+        one = partial(threadpool_limits, 1, user_api="blas")
+        self._stack.enter_context(one())
+        if self.count > 1:  # a BLAS on OpenMP counts for each thread, which so has to say it, too
+            self._pool = ThreadPoolExecutor(self.count, "dlprobe-tiles", initializer=one)
+            self._stack.enter_context(self._pool)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._limits.restore_original_limits()
+        self._stack.close()
 
     def fold(self, tiles: Iterable[Tile], make: Callable[[], Sums], add: Callable[[Sums, Tile], None]) -> list[Sums]:
         """Add tiles to one accumulator for each thread, taking turns, so that the order of sums is always the same.

@@ -54,7 +54,7 @@ def test_of_kinds_lost_to_marking_everything_only_whole_variants_are_named():
         return notes(SimpleNamespace(record={"notes": [note]}))
 
     assert told(said) == [said]
-    assert told(said + more) == [f"{said} and 2 narrower kinds of image, which the page of the fit names"]
+    assert told(said + more) == [f"{said} and 2 narrower kinds of image, which `dlprobe report` on the cell of the fit names"]
 
 
 @pytest.mark.parametrize(("more", "line"), [(1, "One more difference is sure"), (2, "2 more differences are sure")])

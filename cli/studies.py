@@ -30,12 +30,12 @@ def _complete(incomplete: str) -> list[str]:
 
 @app.command("list")
 def list_studies(as_json: JsonOpt = False) -> None:
-    """List the studies that are ready to run, and what each kind asks."""
-    from dlprobe.studies.designs import STUDIES, read_study, ready_studies
+    """List the studies that are ready to run, and what each asks."""
+    from dlprobe.studies.designs import read_study, ready_studies
 
     emit(
         [
-            {"name": name, "kind": study.kind, "asks": STUDIES[study.kind].asks, "file": str(path)}
+            {"name": name, "kind": study.kind, "asks": study.question, "file": str(path)}
             for name, path in ready_studies().items()
             for study, _ in [read_study(path)]
         ],

@@ -209,10 +209,12 @@ def test_robustness_at_one_strength_names_it_and_at_several_has_an_axis():
         ("jpeg:quality=60", "a", 1.0, 0.4),
         ("blur", "b", 1.0, 0.3),
         ("blur", "c", 2.0, 0.2),
+        ("limit-2048", "d", 80.0, 0.1),
     ]
     curves = pd.DataFrame(rows, columns=["degradation", "chain", "strength", "value"])
     curves = curves.assign(variant="sp", metric="iou", low=np.nan, high=np.nan)
-    one, several = plotting.figure_of(plot_robustness(curves, "iou")).axes
+    one, several, named = plotting.figure_of(plot_robustness(curves, "iou")).axes
     assert (one.get_xlabel(), list(one.get_xticks())) == ("jpeg:quality=60", [])
     assert several.get_xlabel() == "strength of blur"
+    assert (named.get_xlabel(), list(named.get_xticks())) == ("limit-2048, strength 80", [])
     assert len(several.get_xticks()) > 1

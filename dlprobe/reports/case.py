@@ -206,8 +206,8 @@ def _sections(record: dict[str, Any], card: dict[str, Any] | None) -> Iterator[S
 
 #: What `localize` records of how sure a map is, in words.
 _CONFIDENCE = {
-    "disagreement_mean": "confidence: windows disagree by, mean over pixels (standard deviation of their scores)",
-    "disagreement_p99": "confidence: windows disagree by, percentile 99",
+    "disagreement_mean": "confidence: how far windows disagree (standard deviation of their scores), mean over pixels",
+    "disagreement_p99": "confidence: how far windows disagree, not exceeded on 99 % of pixels",
     "n_windows_min": "confidence: fewest windows that saw a pixel",
     "n_windows_max": "confidence: most windows that saw a pixel",
     "one_window_share": "confidence: share of pixels that one window alone saw, where none can disagree",

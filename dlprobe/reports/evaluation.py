@@ -108,7 +108,7 @@ def _sections(run: Run, curves: bytes) -> Iterator[Section]:
             "Each number's name says protocol, pixel grid and metric; beside it stands what marking every pixel gets.",
             "Intervals of 95 % are over sources (photographs); below 8 there is none.",
             "image_fpr is the share of authentic images called generated as a whole; image_auc is 0.5 by chance.",
-            "Names in macro are means of images' values; an oracle chose its threshold on these very images.",
+            "The suffix _macro means: mean over images. An oracle chose its threshold on these very images.",
             *GLOSSARY,
         ],
     )

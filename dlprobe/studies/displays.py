@@ -112,8 +112,8 @@ def plot_robustness(curves: pd.DataFrame, metric: str) -> Axes | None:
             ax.axhline(float(clean.iloc[0]), color=look.colour, linestyle=":", linewidth=1)
         strengths = sorted(set(rows.loc[rows["degradation"] == name, "strength"]))
         ax.set_xlabel(f"strength of {name}", fontsize="small")
-        if len(strengths) == 1:  # a chain of one strength: no axis of fractions around it
-            ax.set_xlabel(str(name), fontsize="small")
+        if len(strengths) == 1:  # no axis of fractions around it; the name of a chain holds its numbers already
+            ax.set_xlabel(str(name) if ":" in name else f"{name}, strength {strengths[0]:g}", fontsize="small")
             ax.set_xticks([])
         ax.set_ylim(0, 1)
         ax.grid(alpha=0.3)

@@ -17,7 +17,7 @@ from dlprobe.data.provenance import Provenance
 from dlprobe.data.tiling import Box, working_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -93,28 +93,33 @@ def owned_pixels(boxes: Sequence[Box], common: NDArray[np.bool_]) -> list[NDArra
     return owned
 
 
-def inpainted_windows(cache: FeatureCache) -> dict[tuple[str, ...], float]:
-    """Return how many windows the inpainted pixels of each image would fill; where windows overlap, a pixel is one.
+def inpainted_windows(cache: FeatureCache, images: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
+    """Return how many windows the inpainted pixels of some images would fill; where windows overlap, a pixel is one.
 
     Parameters
     ----------
     cache : FeatureCache
         Whose region maps say what was inpainted.
+    images : collection of (str, str)
+        Keys (`IMAGE_KEY`) of the images to look at; no region map of another one is read.
 
     Returns
     -------
     dict of (str, str) to float
-        By the keys (`IMAGE_KEY`) of the images that have clean windows.
+        By key, of those images that have clean windows in this cache.
     """
     windows = cache.windows
     clean = windows[(windows["view"] == 0) & windows["stored"] & ~windows["rejected"]]
     found = {}
-    for key, part in clean.groupby(IMAGE_KEY, sort=False):
+    for names, part in clean.groupby(IMAGE_KEY, sort=False):
+        key = tuple(map(str, names))
+        if key not in images:
+            continue
         boxes = boxes_of(part)
         everywhere = np.ones((max(box.y + box.h for box in boxes), max(box.x + box.w for box in boxes)), np.bool_)
         inpainted = cache.regions(part.index.to_numpy()) == Provenance.INPAINTED
         count = sum(int(own[seen].sum()) for own, seen in zip(inpainted, owned_pixels(boxes, everywhere), strict=True))
-        found[tuple(map(str, key))] = count / cache.model_spec.window_px**2
+        found[key] = count / cache.model_spec.window_px**2
     return found
 
 

@@ -60,6 +60,10 @@ def tables_of_models(of_models: Mapping[str, Mapping[str, pd.DataFrame]]) -> dic
     }
 
 
+#: Where images are scored, by the name of the grid that stands in a metric's.
+GRIDS = {"patch": "on patches", "px": "on the pixels that all models show"}
+
+
 def grid_of(images: pd.DataFrame) -> str:
     """Return the grid that images were scored on, which is part of every metric's name: ``patch`` or ``px``."""
     return str(images["grid"].iloc[0]) if len(images) else "patch"

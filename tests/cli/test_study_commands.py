@@ -47,7 +47,11 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_list_names_every_study_that_is_ready():
     result = dlprobe("study", "list", "--json")
-    assert [json.loads(line)["name"] for line in result.stdout.splitlines()] == list(ready_studies())
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["name"] for row in rows] == list(ready_studies())
+    asks = {row["name"]: row["asks"] for row in rows}
+    assert "B-Free" in asks["pretraining"]
+    assert "Which frozen backbone" in asks["backbones"]
 
 
 def test_an_interrupted_study_in_a_relative_folder_goes_on_and_is_shown(folder, monkeypatch):

@@ -3,6 +3,7 @@
 import re
 import shutil
 from html import unescape
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from dlprobe.errors import OutputError
 from dlprobe.extraction import extract
 from dlprobe.reports import Picture, report_folder, write_report
 from dlprobe.reports.fits.examples import EXAMPLES
-from dlprobe.reports.fits.writing import _without_intervals
+from dlprobe.reports.fits.writing import _sections, _without_intervals
 from dlprobe.reports.page import GLOSSARY
 from dlprobe.reports.slider import slider
 from dlprobe.separability import SeparabilitySettings, separate
@@ -104,6 +105,18 @@ def test_a_footer_is_written_out_and_few_photographs_are_said_to_be_few(page, ti
     assert _without_intervals(tiny_fit.results) == []
     few = tiny_fit.results.assign(n_sources=6)
     assert _without_intervals(few) == ["No intervals: 6 photographs, 8 needed."]
+
+
+@pytest.mark.parametrize(("grid", "unit", "other"), [("patch", "patch", "pixel"), ("px", "pixel", "patch")])
+def test_words_of_scores_are_those_of_the_grid_that_they_were_taken_on(tiny_fit, grid, unit, other):
+    tables = dict(read_run(tiny_fit.out).tables)
+    tables |= {name: tables[name].assign(grid=grid) for name in ("images", "pooled")}
+    scores, _, calibration, pooled, _ = _sections(SimpleNamespace(tables=tables))
+    for section in (scores, calibration, pooled):
+        words = " ".join([section.title, *section.text]).lower()
+        assert unit in words
+        assert other not in words
+    assert f"all {unit}" in pooled.title.lower()
 
 
 def test_a_slider_tells_scores_near_0_and_1_by_what_is_left_and_by_logits(tmp_path, browse):

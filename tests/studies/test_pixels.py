@@ -45,7 +45,8 @@ def test_every_common_pixel_counts_once_in_the_first_window_that_shows_it():
 def test_the_inpainted_share_of_a_window_counts_a_pixel_once_however_many_windows_show_it(toy_cache):
     cache = open_cache(toy_cache)
     side = cache.model_spec.window_px
-    found = inpainted_windows(cache)
+    keys = set(zip(cache.windows["dataset"], cache.windows["path"], strict=True))
+    found = inpainted_windows(cache, keys)
     regions = cache.regions() == Provenance.INPAINTED
     twice = 0
     for key, part in cache.windows.query("view == 0").groupby(["dataset", "path"]):
@@ -56,6 +57,17 @@ def test_the_inpainted_share_of_a_window_counts_a_pixel_once_however_many_window
         twice += regions[part.index].sum() > canvas.sum()
     assert twice
     assert any(found.values())
+
+
+def test_region_maps_of_images_that_are_not_asked_for_are_not_read(toy_cache, monkeypatch):
+    cache = open_cache(toy_cache)
+    windows = cache.windows.query("view == 0")
+    read, regions = [], cache.regions
+    monkeypatch.setattr(cache, "regions", lambda indices: read.extend(indices) or regions(indices))
+    key = tuple(windows.iloc[-1][["dataset", "path"]])
+    assert list(inpainted_windows(cache, {key})) == [key]
+    assert set(read) == set(windows[windows["path"] == key[1]].index)
+    assert len(read) < len(windows)
 
 
 def test_pixels_are_labelled_as_patches_of_one_class():

@@ -15,28 +15,34 @@ from dlprobe.metrics import Reliability
 from dlprobe.plotting import png
 from dlprobe.reports.page import Section, png_uri, table_section
 from dlprobe.separability.results import RECORD_NAME, TABLE_NAME
+from dlprobe.studies.results import grid_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _CALIBRATION = (
-    "Patches of the tested images in bins of their score. On the dotted line the score is the chance of INPAINTED.",
+    "{Units} of the tested images in bins of their score. On the dotted line the score is the chance of INPAINTED.",
     "Intervals are over sources; a hollow mark has none.",
     "Heads under Dice are not taught probabilities: compare the curves before a score is read as one.",
-    "The calibration error is the mean distance from that line, weighted by patches.",
+    "The calibration error is the mean distance from that line, weighted by {units}.",
 )
 _POOLED = (
-    "Every patch of the tested images counts once, so that large regions count more than small ones; no intervals.",
+    "Every {unit} of the tested images counts once, so that large regions count more than small ones; no intervals.",
     "At the score 0.5 and (suffix _val) at the threshold chosen on validation.",
     "AUC, AP and the best F1 are means over folds and seeds: logits of different probes do not compare.",
-    "The best F1 is an oracle: its threshold was chosen on the tested patches themselves.",
+    "The best F1 is an oracle: its threshold was chosen on the tested {units} themselves.",
     "Tempered: with logits divided by the temperature, which was chosen on validation.",
 )
+#: What the grids of scores consist of, in the words of a page.
+_UNITS = {
+    "patch": {"unit": "patch", "units": "patches", "Units": "Patches"},
+    "px": {"unit": "pixel", "units": "pixels", "Units": "Pixels"},
+}
 _MAPPED = {"class": "by provenance class", "source": "by source"}
 
 
-def calibration_section(calibration: pd.DataFrame) -> Iterator[Section]:
+def calibration_section(calibration: pd.DataFrame, grid: str) -> Iterator[Section]:
     """Yield the reliability of every method under one scheme, a panel a model, and all calibration errors."""
     if calibration.empty:
         return
@@ -54,17 +60,23 @@ def calibration_section(calibration: pd.DataFrame) -> Iterator[Section]:
         {**dict(zip(("model", "method", "scheme"), key, strict=True)), **_error(part)}
         for key, part in calibration.groupby(["model", "method", "scheme"], sort=False)
     ]
-    found = table_section("Calibration", pd.DataFrame(rows), text=list(_CALIBRATION))
+    found = table_section("Calibration", pd.DataFrame(rows), text=_in_units(_CALIBRATION, grid))
     yield Section(found.title, found.header, found.rows, found.text, png_uri(png(axes[0])))
 
 
 def pooled_section(pooled: pd.DataFrame) -> Section:
-    """Return the scores of all patches of a variant together; bounds are left to the file."""
+    """Return the scores of all patches, or pixels, of a variant together; bounds are left to the file."""
+    grid = grid_of(pooled)
     bounds = [name for name in pooled.columns if name.endswith(("_low", "_high"))]
     first = ["model", "method", "scheme", "variant"]
     table = pooled.drop(columns=[*bounds, "grid"])
     table = table[[*first, *(name for name in table.columns if name not in first)]]
-    return table_section("All patches of a variant together", table, text=list(_POOLED), folded=True)
+    [title] = _in_units(["All {units} of a variant together"], grid)
+    return table_section(title, table, text=_in_units(_POOLED, grid), folded=True)
+
+
+def _in_units(lines: Iterable[str], grid: str) -> list[str]:
+    return [line.format_map(_UNITS[grid]) for line in lines]
 
 
 def _error(bins: pd.DataFrame) -> dict[str, float]:

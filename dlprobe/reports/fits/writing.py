@@ -16,7 +16,7 @@ from dlprobe.reports.page import GLOSSARY, Section, png_uri, require_html, shrun
 from dlprobe.reports.slider import slider
 from dlprobe.studies import read_run
 from dlprobe.studies.displays import plot_comparisons, plot_results
-from dlprobe.studies.results import overview, with_interval
+from dlprobe.studies.results import GRIDS, grid_of, overview, with_interval
 
 if TYPE_CHECKING:
     import os
@@ -119,7 +119,7 @@ def _tested(run: Run) -> str:
 
 
 def _sections(run: Run) -> list[Section]:
-    results = run.tables["results"]
+    results, grid = run.tables["results"], grid_of(run.tables["images"])
     table = overview(results)
     rows = [{"cells": [str(cell) for cell in row], "lost": False} for row in table.itertuples(index=False)]
     scores = Section(
@@ -127,16 +127,16 @@ def _sections(run: Run) -> list[Section]:
         list(table.columns),
         rows,
         [
-            "IoU of INPAINTED patches on fakes (higher is better), falsely marked share on authentic images (lower).",
-            "On the patch grid, at score 0.5 and (suffix _val) at the threshold chosen on validation.",
+            "IoU of what is INPAINTED on fakes (higher is better), falsely marked share on authentic images (lower).",
+            f"Taken {GRIDS[grid]}, at score 0.5 and (suffix _val) at the threshold chosen on validation.",
             "Means over sources (photographs) with their 95 % studentized bootstrap intervals.",
-            "The column 'everything' is what marking every patch gets.",
+            "The column 'everything' is what marking everything gets.",
             *_without_intervals(results),
             *GLOSSARY,
         ],
         png_uri(png(plot_results(results))),
     )
-    calibration = calibration_section(run.tables["calibration"])
+    calibration = calibration_section(run.tables["calibration"], grid)
     pooled = pooled_section(run.tables["pooled"])
     return [scores, _comparisons(run, "Paired comparisons"), *calibration, pooled, _other_metrics(results)]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dlprobe.metrics import bootstrap_mean, holm, paired_difference, source_means
-from dlprobe.studies.results import FAKE_VARIANTS
+from dlprobe.studies.results import FAKE_VARIANTS, GRIDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,6 @@ DOTS = (
 )
 #: Metrics as readers know them, by their names before the ``@``.
 WORDS = {"iou": "IoU", "false_area": "falsely marked share"}
-_GRIDS = {"patch": "on patches", "px": "on the pixels that all models show"}
 
 
 def metric_of(variant: str) -> str:
@@ -36,7 +35,7 @@ def row_names(scores: pd.DataFrame) -> pd.Series:
 def axis_name(scores: pd.DataFrame) -> str:
     """Return what a figure calls the axis of scores at one half."""
     grid = str(scores["metric"].iloc[0]).partition("@")[2]
-    return f"mean over photographs with 95 % interval,\nat the score 0.5, {_GRIDS.get(grid, grid)}"
+    return f"mean over photographs with 95 % interval,\nat the score 0.5, {GRIDS.get(grid, grid)}"
 
 
 def by_source(rows: pd.DataFrame, column: str) -> dict[str, float]:

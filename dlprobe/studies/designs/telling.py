@@ -171,7 +171,8 @@ def _shortened(note: str) -> str:
     others = len(items) - len(whole)
     if not others:
         return note
-    more = f"{others} narrower kind{'s' if others > 1 else ''} of image, which the page of the fit names"
+    kind = "kinds" if others > 1 else "kind"
+    more = f"{others} narrower {kind} of image, which `dlprobe report` on the cell of the fit names"
     return f"{start}{lost}{', '.join(whole)}{' and ' if whole else ''}{more}"
 
 

@@ -138,6 +138,15 @@ def test_what_only_some_folds_say_names_them():
     assert _notes(runs[:1]) == ["v head: the same", "v head: epoch 3 of 3 (the last)", "v head: still rising"]
 
 
+def test_epochs_that_not_every_fold_tells_alike_name_their_folds():
+    said = ["v lora: epoch 2 of 3", "v lora: epoch 2 of 3", "v lora: epoch 3 of 3 (the last)"]
+    runs = [SimpleNamespace(record={"notes": [line]}) for line in said]
+    assert _notes(runs) == [
+        "Fold 1 and 2 of 3: v lora: epoch 2 of 3",
+        "Fold 3 of 3: v lora: epoch 3 of 3 (the last)",
+    ]
+
+
 def test_rows_stand_by_variant_and_known_generators_before_those_held_out():
     kinds = [f"fr, {HELD_OUT}", "real", f"sp, {HELD_OUT}", f"fr, {SEEN}", f"sp, {SEEN}"]
     assert sorted(kinds, key=_place) == [kinds[4], kinds[2], kinds[3], kinds[0], "real"]

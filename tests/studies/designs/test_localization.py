@@ -46,11 +46,14 @@ def test_scores_are_means_over_photographs_not_images(images, settings):
     assert row["low"] < row["value"] < row["high"]
 
 
-def test_strides_that_place_the_same_windows_are_named(images):
+def test_strides_under_which_every_score_is_the_same_are_named_without_a_cause(images):
     wide, half, quarter = (_Setting(f"stride {px} px", _after(images, "threshold")) for px in (504, 252, 126))
     moved = quarter._replace(scores=quarter.scores.assign(value=quarter.scores["value"] + 0.1))
-    [line] = _alike([wide, half, moved])
-    assert "under stride 504 px as under stride 252 px" in line
+    assert _alike([wide, half, moved]) == [
+        "Every image that has a score has the same one under stride 504 px as under stride 252 px."
+    ]
+    silent = [setting._replace(scores=setting.scores.assign(value=np.nan)) for setting in (wide, half)]
+    assert _alike(silent) == []
 
 
 @pytest.mark.parametrize("strides", ["[504]", "[504, 504]", "[504, 0]"])

@@ -21,7 +21,7 @@ SMALL = {
     "side_px = 336": "",
     "photographs = 12": "",
     "photographs = 8": "",
-    "side_px = 298         # of a photograph of 4:3, two windows show everything": "",
+    "side_px = 298         # cut to squares, of which one window shows the middle, 57 %: all of it would take four": "",
     "side_px = 256": "",
     "demo = true": "demo = true\nphotographs = 8\nside_px = 128",
     'name = "timm:vit_small_patch16_dinov3"\nweights = "random:0"\nwindow_px = 224': (

@@ -54,7 +54,9 @@ def test_of_kinds_lost_to_marking_everything_only_whole_variants_are_named():
         return notes(SimpleNamespace(record={"notes": [note]}))
 
     assert told(said) == [said]
-    assert told(said + more) == [f"{said} and 2 narrower kinds of image, which the page of the fit names"]
+    assert told(said + more) == [
+        f"{said} and 2 narrower kinds of image, which `dlprobe report` on the cell of the fit names"
+    ]
 
 
 @pytest.mark.parametrize(("more", "line"), [(1, "One more difference is sure"), (2, "2 more differences are sure")])
@@ -181,6 +183,21 @@ def test_the_figure_of_growth_shows_what_marking_everything_gets():
     assert list(line.get_ydata()) == [0.141, 0.141]
     assert [text.get_text() for text in left.get_xticklabels()] == ["2", "4"]
     assert "marking everything" not in right.get_legend_handles_labels()[1]
+
+
+def test_what_marking_everything_gets_has_the_colour_of_its_kind_where_kinds_differ():
+    rows = [
+        {"kind": kind, "metric": "iou@patch", "photographs": str(n), "photographs_mean": n, "everything": everything}
+        for kind, everything in (("fr", 0.2), ("sp", 0.1))
+        for n in (2, 4)
+    ]
+    ax = plot_growth({"growth": pd.DataFrame(rows).assign(value=0.5, low=0.4, high=0.6)}, None)
+    drawn = {line.get_label(): line for line in ax.lines}
+    for kind, level in (("fr", 0.2), ("sp", 0.1)):
+        line = drawn[f"marking everything, {kind}"]
+        assert list(line.get_ydata()) == [level, level]
+        assert line.get_color() == drawn[kind].get_color()
+    assert drawn["fr"].get_color() != drawn["sp"].get_color()
 
 
 @pytest.fixture

@@ -93,18 +93,24 @@ def _place(kind: str) -> int:
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
-    """Return what the folds say, each line once with the folds that say it; epochs in one line a mode."""
+    """Return what the folds say, each line once with the folds that say it; epochs in one line where all have one."""
     said: dict[str, list[int]] = {}
-    epochs: dict[tuple[str, str], list[str]] = {}
+    epochs: dict[tuple[str, str], list[tuple[int, str]]] = {}
     if len(runs) == 1:
         return notes(runs[0])
     for fold, run in enumerate(runs, 1):
         for note in notes(run):
             if found := _EPOCH.fullmatch(note):
-                epochs.setdefault((found["model"], found["rest"]), []).append(found["epoch"])
+                epochs.setdefault((found["model"], found["rest"]), []).append((fold, found["epoch"]))
             else:
                 said.setdefault(note, []).append(fold)
-    lines = [f"{model}: epochs {', '.join(kept)} {rest}, fold by fold" for (model, rest), kept in epochs.items()]
+    lines = []
+    for (model, rest), kept in epochs.items():
+        if len(kept) == len(runs):
+            lines.append(f"{model}: epochs {', '.join(epoch for _, epoch in kept)} {rest}, fold by fold")
+            continue
+        for fold, epoch in kept:
+            said.setdefault(f"{model}: epoch {epoch} {rest}", []).append(fold)
     return lines + [
         note if len(folds) == len(runs) else f"Fold {' and '.join(map(str, folds))} of {len(runs)}: {note}"
         for note, folds in said.items()

@@ -38,7 +38,8 @@ _STEPS = {
 }
 _SUM = (
     "Summed logits of windows are marked from the threshold on the probe's card, as their means are. It was chosen on "
-    "single windows: away from one half, a sum is marked the more or the less, the more windows see a pixel."
+    "single windows. Where it is above one half, a sum reaches it more easily the more windows see a pixel; where it "
+    "is below, less easily; at one half, sums and means mark the same."
 )
 
 
@@ -83,12 +84,11 @@ def _name(way: SlidingSettings) -> str:
 
 
 def _alike(overlap: list[_Setting]) -> list[str]:
-    """Return a line for each stride under which every score is that of the stride before."""
+    """Return a line for each stride under which every score is that of the stride before, whatever makes them equal."""
     return [
-        f"Every image has the same score under {one.name} as under {other.name}: on images of this size both place the "
-        "same windows."
+        f"Every image that has a score has the same one under {one.name} as under {other.name}."
         for one, other in pairwise(overlap)
-        if one.scores["value"].equals(other.scores["value"])
+        if one.scores["value"].notna().any() and one.scores["value"].equals(other.scores["value"])
     ]
 
 
@@ -146,10 +146,10 @@ register(
         asks="what do overlapping windows and post-processing add?",
         run=_localization,
         plot=_plot,
-        legend="Dots are means over photographs, lines their 95 % intervals; more is better. Rows named after a "
-        "stride have no post-processing; the others, under the smallest stride, have every step down to the "
-        "one that they name. Two intervals that overlap decide nothing: the answer rests on differences "
-        "photograph by photograph.",
+        legend="Dots are means over photographs, lines their 95 % intervals. For IoU more is better; for the falsely "
+        "marked share, which is drawn where there are no fakes, less is. Rows named after a stride have no "
+        "post-processing; the others, under the smallest stride, have every step down to the one that they name. "
+        "Two intervals that overlap decide nothing: the answer rests on differences photograph by photograph.",
         reads=("method", "scheme", "strides_px"),
     )
 )

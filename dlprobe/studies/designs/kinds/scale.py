@@ -94,7 +94,9 @@ def _scale(workshop: Workshop) -> Findings:
     asked = workshop.study.options
     caches, test = workshop.caches(), workshop.test_caches()
     run = workshop.fit(caches, workshop.study.fit, test)
-    sizes = {key: size for path in (*caches, *test) for key, size in inpainted_windows(open_cache(path)).items()}
+    tested = _tested_fakes(run)
+    keys = set(zip(tested["dataset"], tested["path"], strict=True))
+    sizes = {key: size for path in (*caches, *test) for key, size in inpainted_windows(open_cache(path), keys).items()}
     images = _sized(run, asked.method, asked.scheme, sizes).assign(hit=lambda rows: rows["iou_val"] >= asked.hit_iou)
     marked = _sized(run, EVERYTHING, "", sizes).assign(hit=lambda rows: rows["iou"] >= asked.hit_iou)
     seed = workshop.study.fit.seed
@@ -113,11 +115,15 @@ def _scale(workshop: Workshop) -> Findings:
     return Findings({"sizes": by_size, "halves": halves}, answer, told, [run.path])
 
 
+def _tested_fakes(run: Run) -> pd.DataFrame:
+    images = run.tables["images"]
+    return images[images["variant"].isin(FAKE_VARIANTS) & (images["share"] > 0)]
+
+
 def _sized(run: Run, method: str, scheme: str, sizes: Mapping[tuple[str, ...], float]) -> pd.DataFrame:
     """Return the tested fakes of one probe with the share of a window that was inpainted."""
-    images = run.tables["images"]
-    chosen = (images["method"] == method) & (images["scheme"] == scheme) & images["variant"].isin(FAKE_VARIANTS)
-    rows = images[chosen & (images["share"] > 0)].copy()
+    fakes = _tested_fakes(run)
+    rows = fakes[(fakes["method"] == method) & (fakes["scheme"] == scheme)].copy()
     if rows.empty:
         msg = f"no tested fake has a score of {method} taught {scheme}; name a method and scheme that [fit] asks for"
         raise DataError(msg)

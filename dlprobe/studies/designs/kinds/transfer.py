@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.errors import DataError
-from dlprobe.plotting import axes, curve, figure_of, legend, panels
+from dlprobe.plotting import axes, curve, figure_of, legend, mark, panels
 from dlprobe.probes import Probe
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.pairing import WORDS, by_source, difference_row, metric_of, score_row, with_holm
@@ -273,9 +273,7 @@ def _plot_growth(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
             ends = (part["value"], part["low"], part["high"])
             curve(on, part["photographs_mean"], *ends, series=number, label=str(kind))
         if metric == "iou":
-            for number, level in enumerate(sorted(set(rows["everything"].round(3)))):
-                label = "" if number else "marking everything"
-                on.axhline(level, color="black", linestyle=":", linewidth=1.2, label=label)
+            _mark_everything(on, rows)
         on.set_xscale("log", base=2)
         counts = rows.drop_duplicates("photographs_mean")
         on.set_xticks(counts["photographs_mean"].tolist(), counts["photographs"].tolist())
@@ -286,6 +284,16 @@ def _plot_growth(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
         on.set_ylabel(f"{WORDS[metric]} ({'higher' if metric == 'iou' else 'lower'} is better)")
         legend(on)
     return drawn[0]
+
+
+def _mark_everything(ax: Axes, rows: pd.DataFrame) -> None:
+    """Draw what marking everything gets: a black line where kinds share it, else one in the colour of each kind."""
+    kinds = list(dict.fromkeys(rows["kind"]))
+    for level, part in rows.groupby(rows["everything"].round(3)):
+        own = list(dict.fromkeys(part["kind"]))
+        colour = mark(kinds.index(own[0])).colour if len(own) == 1 < len(kinds) else "black"
+        label = "marking everything" if len(own) == len(kinds) else f"marking everything, {', '.join(map(str, own))}"
+        ax.axhline(float(str(level)), color=colour, linestyle=":", linewidth=1.2, label=label)
 
 
 register(
@@ -308,8 +316,8 @@ register(
         run=_data_size,
         plot=_plot_growth,
         legend="Dots are means over the tested photographs, bands their 95 % intervals; dotted is the IoU of marking "
-        "everything. The same photographs are tested at every size: the answer rests on differences between "
-        "sizes, photograph by photograph.",
+        "everything, in the colour of its kind where kinds differ. The same photographs are tested at every size: the "
+        "answer rests on differences between sizes, photograph by photograph.",
         reads=("method", "scheme", "sources"),
     )
 )

@@ -52,6 +52,21 @@ def test_two_features_that_are_both_never_wrong_are_not_equal_for_certain():
     assert row["high"] > 0.2
 
 
+@pytest.mark.parametrize(
+    ("statistic", "n_sources", "said"),
+    [("total_variance", 23, True), ("total_variance", 24, False), ("knn_purity", 16, False)],
+)
+def test_a_difference_is_called_too_narrow_only_where_it_was_found_so(statistic, n_sources, said):
+    def made(features, value):
+        row = {"features": features, "statistic": statistic, "classes": "a", "value": value}
+        return Replicates({**row, "n_sources": n_sources, "n_patches": 800}, value + np.linspace(-0.1, 0.1, 8))
+
+    [row] = paired_differences([made("one", 0.5), made("two", 0.7)], [("one", "two")], 8)
+    assert row["reason"] == (
+        "interval too narrow with few sources: about 91 % at 16 where others cover 95 %" if said else ""
+    )
+
+
 def gaussian(rows):
     return Gaussian(len(rows), rows.mean(axis=0), np.cov(rows.T, bias=True))
 

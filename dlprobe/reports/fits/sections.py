@@ -100,7 +100,8 @@ def separability_sections(folder: str | os.PathLike[str] | None) -> Iterator[Sec
         msg = f"{place} was not written by `dlprobe separate -o` of this version; write it again"
         raise OutputError(msg)
     text = [
-        "What is separable here can be learned; intervals are over sources, and a reason stands where one is missing."
+        "What is separable here can be learned; intervals are over sources.",
+        "The reason says why a value or an interval is missing, or what to know of one that is there.",
     ]
     record = json.loads((place / RECORD_NAME).read_text(encoding="utf-8"))
     text += [f"{cache['name']}: {cache['windows']} windows, cache {cache['path']}." for cache in record["caches"]]

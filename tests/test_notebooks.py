@@ -56,6 +56,7 @@ def test_runs_and_shows_a_figure_and_a_sentence_with_an_interval(path, shared, m
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not any(output.get("name") == "stderr" for output in outputs)
+    assert not any("Empty DataFrame" in output.get("data", {}).get("text/plain", "") for output in outputs)
     said = "".join(
         output.text for cell in notebook.cells[-2:] for output in cell.get("outputs", []) if "text" in output
     )

@@ -57,7 +57,8 @@ def verify(
     said = "every stored byte agrees with its checksum"
     if damages:
         left_out = "; no window was embedded again (--deep)" if deep else ""
-        said = f"{len(damages)} damages{left_out}; mend them with `dlprobe cache repair {path} MANIFEST`"
+        parts = "1 damaged part" if len(damages) == 1 else f"{len(damages)} damaged parts"
+        said = f"{parts}{left_out}; mend with `dlprobe cache repair {path} MANIFEST`"
     elif deep and manifest is not None:
         from dlprobe.data import Manifest
         from dlprobe.extraction import backbone_of, recheck

@@ -131,7 +131,7 @@ def _shots(folder: Path, record: dict[str, Any]) -> Iterator[dict[str, str]]:
         colours = _coloured(centred(score, record["threshold"]))
         yield {"label": label, "uri": png_uri(shrunk(colours, SIDE_PX))}
     if (spread := _levels(folder / "disagreement.png")) is not None:
-        label = f"Confidence: how far overlapping windows disagree (bright is {MOST_DISAGREEMENT:g} and more)"
+        label = f"How far overlapping windows disagree: dark is agreement, bright {MOST_DISAGREEMENT:g} and more"
         yield {"label": label, "uri": png_uri(shrunk(_coloured(spread / MOST_DISAGREEMENT), SIDE_PX))}
 
 

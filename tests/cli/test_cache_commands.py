@@ -72,7 +72,7 @@ def test_convert_diff_and_parity(copy, tmp_path):
 def test_damage_found_at_once_leaves_the_images_alone_and_says_so(copy, manifest):
     damage(copy)
     said = dlprobe("cache", "verify", copy, "--deep", 3, "--manifest", manifest, code=3).stderr
-    assert "1 damages; no window was embedded again (--deep); mend them with `dlprobe cache repair" in said
+    assert "1 damaged part; no window was embedded again (--deep); mend with `dlprobe cache repair" in said
 
 
 def test_a_subset_is_exported(copy, tmp_path):

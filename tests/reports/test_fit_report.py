@@ -98,6 +98,21 @@ def test_a_page_begins_with_what_was_tested_and_explains_its_words(page, tiny_fi
     assert all(line in html for line in GLOSSARY)
 
 
+def test_the_answer_comes_first_in_sentences_with_how_sure_it_is(page, tiny_fit):
+    answer = page.read_text().split("<h2>")[1]
+    assert answer.startswith("Answer: is what was inpainted found")
+    asked = tiny_fit.comparisons.query("comparison == 'dice - everything' and metric == 'iou@patch'").set_index("kind")
+    said = re.findall(r"<p>On (\w+), (the Dice probe|marking everything) is ahead of .+? by ([\d.]+) \[", answer)
+    assert {(kind, ours == "the Dice probe", by) for kind, ours, by in said} == {
+        (kind, row["difference"] >= 0, f"{abs(row['difference']):.3f}")
+        for kind, row in asked.loc[["sp", "fr"]].iterrows()
+    }
+    for _, row in asked.loc[["sp", "fr"]].iterrows():
+        settled = "after Holm: not settled)" if row["p_holm"] >= 0.05 else "after Holm)"
+        assert f"({row['n_sources']} photographs, " in answer
+        assert settled in answer
+
+
 def test_a_footer_is_written_out_and_few_photographs_are_said_to_be_few(page, tiny_fit):
     footer = page.read_text().partition("<footer>")[2].partition("</footer>")[0]
     assert "Settings: schemes autoencoded-pristine / autoencoded-fake, objectives dice-batch" in footer

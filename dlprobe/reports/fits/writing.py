@@ -15,8 +15,10 @@ from dlprobe.reports.fits.sections import calibration_section, pooled_section, r
 from dlprobe.reports.page import GLOSSARY, Section, png_uri, require_html, shrunk, write_page, written_out
 from dlprobe.reports.slider import slider
 from dlprobe.studies import read_run
+from dlprobe.studies.designs.telling import UNADJUSTED, ahead, known_metric
 from dlprobe.studies.displays import plot_comparisons, plot_results
-from dlprobe.studies.results import GRIDS, grid_of, overview, with_interval
+from dlprobe.studies.fitting.scoring import EVERYTHING
+from dlprobe.studies.results import FAKE_VARIANTS, GRIDS, grid_of, overview, with_interval
 
 if TYPE_CHECKING:
     import os
@@ -98,6 +100,7 @@ def write_report(
         "report.html",
         title=title,
         lead=[*lead, _tested(main)],
+        answer=_answer(main),
         notes=main.record["notes"],
         sections=sections,
         pictures=[_embedded(picture) for picture in pictures],
@@ -116,6 +119,18 @@ def _tested(run: Run) -> str:
     return (
         f"Probes on {' and '.join(dict.fromkeys(images['model']))}, tested on {number} images of {sources} photographs."
     )
+
+
+def _answer(run: Run) -> list[str]:
+    """Return in a sentence for each model and kind of fake whether its Dice probe beats marking everything."""
+    table = run.tables["comparisons"]
+    table = table[(table["comparison"] == f"dice - {EVERYTHING}") & table["kind"].isin(FAKE_VARIANTS)]
+    table = table[table["metric"].map(known_metric) == "iou"]
+    several = table["model"].nunique() > 1
+    ours = [f"the Dice probe on {model}" if several else "the Dice probe" for model in table["model"]]
+    said = table.assign(comparison=[f"{name} - marking everything" for name in ours])
+    lines = [ahead(row) for _, row in said.iterrows()]
+    return [*lines, UNADJUSTED] if lines else []
 
 
 def _sections(run: Run) -> list[Section]:

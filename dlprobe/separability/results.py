@@ -15,7 +15,13 @@ from dlprobe import plotting
 from dlprobe.errors import MetricError, OutputError
 from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.publish import publish
-from dlprobe.separability.statistics.intervals import halves, interval, jackknife_bias
+from dlprobe.separability.statistics.intervals import (
+    difference_interval,
+    halves,
+    halves_freedom,
+    interval,
+    jackknife_bias,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,8 +39,6 @@ RECORD_NAME = "separability.json"
 _FIXED = "no interval: the directions were given"
 #: A bias above this share of the interval's width is said.
 _TELLING_BIAS = 0.25
-#: With so many sources no statistic's intervals covered less than 92.5 % in simulation.
-ENOUGH_SOURCES = 24
 
 
 class Meaning(NamedTuple):
@@ -50,15 +54,12 @@ class Meaning(NamedTuple):
         What two classes that do not differ would get.
     coverage : str
         What its interval is, if it is not one of 95 %.
-    difference_coverage : str
-        What the interval of a difference between features is below `ENOUGH_SOURCES`, if it is not one of 95 %.
     """
 
     words: str
     bounds: tuple[float, float] = (0.0, np.inf)
     chance: float | None = None
     coverage: str = ""
-    difference_coverage: str = ""
 
 
 STATISTICS = {
@@ -70,17 +71,14 @@ STATISTICS = {
     "silhouette_other_sources": Meaning("silhouette, partners of other sources", (-1, 1), 0.0),
     "knn_purity": Meaning("purity of neighbourhoods", (0, 1), 0.5),
     "knn_purity_other_sources": Meaning("purity, neighbours of other sources", (0, 1), 0.5),
-    "effective_rank": Meaning("effective rank", coverage="interval too wide: 97 to 99 % where others cover 95 %"),
-    "total_variance": Meaning(
-        "total variance",
-        difference_coverage="interval too narrow with few sources: about 91 % at 16 where others cover 95 %",
-    ),
+    "effective_rank": Meaning("effective rank", coverage="interval too wide: 96 to 99 % where others cover 95 %"),
+    "total_variance": Meaning("total variance"),
     "intrinsic_dimension": Meaning("intrinsic dimension (TwoNN)"),
     "direction_angle_deg": Meaning("angle of probe directions, degrees", (0, 180)),
     "logit_correlation": Meaning(
         "correlation of probes' logits",
         (-1, 1),
-        coverage="interval too wide: 98 % at 16 sources where others cover 95 %",
+        coverage="interval too wide: 96 to 98 % at 16 sources where others cover 95 %",
     ),
     "linear_cka": Meaning("linear CKA", (0, 1)),
 }
@@ -119,10 +117,14 @@ class Task(NamedTuple):
 
 
 class Replicates(NamedTuple):
-    """A row of the table with its values in parts of the groups: without each, or in two halves, split by split."""
+    """A row of the table with its values in parts of the groups: without each, or in two halves, split by split.
+
+    `freedom` is that of the standard error from these parts.
+    """
 
     row: dict[str, object]
     parts: NDArray[np.float64]
+    freedom: float
 
 
 def measure(task: Task, groups: int, seed: int) -> list[Replicates]:
@@ -139,31 +141,37 @@ def measure(task: Task, groups: int, seed: int) -> list[Replicates]:
     everyone = range(groups)
     whole, reason = _attempt(task, everyone)
     unsure = not task.fixed and groups >= MIN_SOURCES and not np.isnan(list(whole.values())).all()
-    splits = [half for split in halves(groups, seed) for half in split]
-    chosen = splits if task.halves else [[g for g in everyone if g != out] for out in everyone]
+    chosen: list[Sequence[int]] = [[g for g in everyone if g != out] for out in everyone]
+    freedom: float = groups - 1
+    if task.halves and unsure:
+        splits = halves(groups, seed)
+        chosen, freedom = [half for split in splits for half in split], halves_freedom(splits)
     values = [_attempt(task, part)[0] for part in chosen] if unsure else []
     found = []
     for name in task.statistics:
         parts = np.array([value[name] for value in values])
         parts = parts.reshape(-1, 2) if task.halves else parts
-        low, high, why = _judged(name, whole[name], parts, groups)
+        low, high, why = _judged(name, whole[name], parts, groups, freedom)
         if np.isnan(whole[name]):
             why = reason or "undefined for these patches"
         else:
             why = "; ".join(part for part in (reason, _FIXED if task.fixed else why) if part)
         numbers = (whole[name], low, high, task.n_sources, task.n_patches, why)
-        found.append(Replicates(dict(zip(COLUMNS, (task.features, name, task.classes, *numbers), strict=True)), parts))
+        row = dict(zip(COLUMNS, (task.features, name, task.classes, *numbers), strict=True))
+        found.append(Replicates(row, parts, freedom))
     return found
 
 
-def _judged(name: str, value: float, parts: NDArray[np.float64], groups: int) -> tuple[float, float, str]:
+def _judged(
+    name: str, value: float, parts: NDArray[np.float64], groups: int, freedom: float
+) -> tuple[float, float, str]:
     """Return the ends of the interval of a value, and what there is to know of it."""
     nan = float("nan")
     if groups < MIN_SOURCES:
         return nan, nan, f"no interval: {groups} independent groups of sources, {MIN_SOURCES} are needed"
     if not parts.size or not np.isfinite([value, *parts.flat]).all():
         return nan, nan, f"no interval: undefined {'in half' if parts.ndim > 1 else 'without some'} of the sources"
-    low, high = map(float, interval(value, parts, groups, STATISTICS[name].bounds))
+    low, high = map(float, interval(value, parts, groups, STATISTICS[name].bounds, freedom=freedom))
     notes = [STATISTICS[name].coverage]
     if parts.ndim == 1 and name != "lda_accuracy":
         bias = jackknife_bias(value, parts)
@@ -198,17 +206,13 @@ def paired_differences(
             other = by_key.get((right, statistic, classes))
             if features != left or other is None or one.parts.shape != other.parts.shape or not one.parts.size:
                 continue
-            estimate = float(str(other.row["value"])) - float(str(one.row["value"]))
-            parts = other.parts - one.parts
+            sides = np.array([float(str(item.row["value"])) for item in (one, other)])
+            estimate, parts = sides[1] - sides[0], np.stack([one.parts, other.parts])
             known = np.isfinite([estimate, *parts.flat]).all()
-            low, high = interval(estimate, parts, groups) if known else (np.nan, np.nan)
-            least, most = STATISTICS[statistic].bounds
-            if low == high and np.isfinite(most - least):  # no part differs: neither does that say all
-                low, high = interval(estimate, parts, groups, (least - most, most - least))
-            values = (f"{right} - {left}", statistic, classes, estimate, float(low), float(high))
+            bounds, nan = STATISTICS[statistic].bounds, float("nan")
+            ends = difference_interval(sides, parts, groups, bounds, freedom=one.freedom) if known else (nan, nan)
+            values = (f"{right} - {left}", statistic, classes, estimate, *map(float, ends))
             why = "" if known else "undefined on a side, or without some of the sources"
-            if known and int(str(one.row["n_sources"])) < ENOUGH_SOURCES:
-                why = STATISTICS[statistic].difference_coverage
             rows.append(dict(zip(COLUMNS, (*values, one.row["n_sources"], one.row["n_patches"], why), strict=True)))
     return rows
 

@@ -6,22 +6,26 @@ which the statistic spreads alike everywhere (the logit of its range, the logari
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import chi2, norm, qmc, t
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.float64]
+    Split = tuple[tuple[int, ...], tuple[int, ...]]
 
-#: Splits of the groups of sources into halves.
-SPLITS = 24
+#: Splits of the groups of sources into halves, and random ones of which each is the best.
+SPLITS, _CANDIDATES = 24, 32
 #: So close to an end of its range, as a share of it, a statistic has no finite logit or logarithm worth using.
 _AT_AN_END = 1e-6
+#: Points of a Sobol sequence by which a difference is distributed; more than any statistic is.
+_DRAWS, _HUGE = 8192, 1e300
 
 
 class Ends(NamedTuple):
@@ -31,11 +35,35 @@ class Ends(NamedTuple):
     high: Numbers
 
 
-def halves(groups: int, seed: int) -> list[tuple[list[int], list[int]]]:
-    """Return random splits of groups into two halves without a group in common."""
+@cache
+def halves(groups: int, seed: int) -> tuple[Split, ...]:
+    """Return splits of groups into two halves without a group in common, each as unlike the others as was found.
+
+    With random ones, `halves_error` over 8 groups had 5 degrees of freedom instead of 7; with those that are chosen it
+    has 6.9. Where they share nothing (McCarthy 1969, balanced half-samples) it has as many as the usual variance.
+    """
     rng = np.random.default_rng(seed)
-    orders = [rng.permutation(groups).tolist() for _ in range(SPLITS)]
-    return [(order[: groups // 2], order[groups // 2 :]) for order in orders]
+    found: list[Split] = []
+    for _ in range(SPLITS):
+        orders = [tuple(rng.permutation(groups).tolist()) for _ in range(_CANDIDATES)]
+        splits = [(order[: groups // 2], order[groups // 2 :]) for order in orders]
+        alike = _contrasts(splits) @ _contrasts(found).T if found else np.zeros((_CANDIDATES, 1))
+        found.append(splits[int(np.argmin((alike**2).sum(axis=1)))])
+    return tuple(found)
+
+
+def _contrasts(splits: Sequence[Split]) -> Numbers:
+    """Return by what each group's value counts in the difference of the means of two halves, shape (splits, groups)."""
+    weights = np.zeros((len(splits), sum(map(len, splits[0]))))
+    for row, (one, other) in zip(weights, splits, strict=True):
+        row[list(one)], row[list(other)] = 1 / len(one), -1 / len(other)
+    return weights
+
+
+def halves_freedom(splits: Sequence[Split]) -> float:
+    """Return the degrees of freedom of `halves_error` over some splits: those of a mean's (Satterthwaite 1946)."""
+    shared = _contrasts(splits) @ _contrasts(splits).T
+    return float(np.trace(shared) ** 2 / (shared**2).sum())
 
 
 def jackknife_error(without: Numbers) -> Numbers:
@@ -44,7 +72,7 @@ def jackknife_error(without: Numbers) -> Numbers:
     On average it is not too small, whatever the statistic (Efron and Stein 1981).
     """
     n = without.shape[-1]
-    return np.asarray(np.sqrt((n - 1) * without.var(axis=-1)))
+    return np.asarray(np.sqrt((n - 1) * (without - without[..., :1]).var(axis=-1)))  # exactly 0 where all are alike
 
 
 def halves_error(pairs: Numbers) -> Numbers:
@@ -62,7 +90,13 @@ def error_of(parts: Numbers) -> Numbers:
 
 
 def interval(
-    value: float, parts: Numbers, groups: int, bounds: tuple[float, float] = (-np.inf, np.inf), level: float = 0.95
+    value: float,
+    parts: Numbers,
+    groups: int,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    *,
+    freedom: float | None = None,
+    level: float = 0.95,
 ) -> Ends:
     """Return the interval of a statistic; it holds its value.
 
@@ -76,6 +110,8 @@ def interval(
         How many there are.
     bounds : (float, float)
         Least and greatest value that is possible.
+    freedom : float, optional
+        Degrees of freedom of the standard error, see `halves_freedom`; ``groups - 1`` otherwise.
     level : float
         Nominal coverage.
 
@@ -85,13 +121,66 @@ def interval(
     no exception was seen in as many groups, as in `dlprobe.metrics.bootstrap_mean`.
     """
     there, back = _scale(np.append(parts, value), bounds)
-    reach = float(t.ppf((1 + level) / 2, groups - 1) * error_of(there(parts)))
+    reach = float(t.ppf((1 + level) / 2, freedom or groups - 1) * error_of(there(parts)))
     middle = there(np.asarray(value))
     low, high = np.maximum(back(middle - reach), bounds[0]), np.minimum(back(middle + reach), bounds[1])
     if reach == 0 and np.isfinite(bounds).all():
         unseen = 1 - ((1 - level) / 2) ** (1 / groups)
         low, high = low - unseen * (value - bounds[0]), high + unseen * (bounds[1] - value)
     return Ends(low, high)
+
+
+def difference_interval(
+    values: Numbers,
+    parts: Numbers,
+    groups: int,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    *,
+    freedom: float | None = None,
+    level: float = 0.95,
+) -> Ends:
+    """Return the interval of the second statistic minus the first, measured in the same parts; it holds its value.
+
+    Parameters
+    ----------
+    values : ndarray, shape (2,)
+        With all groups of sources.
+    parts : ndarray, shape (2, groups) or (2, splits, 2)
+        Without each group, or in two halves.
+    groups, bounds, freedom, level
+        As of `interval`; the bounds are those of each of the two.
+
+    Notes
+    -----
+    On the scale of `interval` both are jointly ``t`` distributed, with the covariance that the parts show; the ends are
+    quantiles of the difference of what they are there (propagation of distributions, JCGM 101 and 102), from
+    points of a Sobol sequence. So it knows what both sides have in common and is as skewed as they are: the
+    ``t`` interval of differences covered 91 % where one side is many times the other.
+    """
+    there, back = _scale(np.append(parts, values), bounds)
+    spread = there(parts)
+    if spread.ndim > 2:
+        spread = (spread[..., 0] - spread[..., 1]) / (2 * np.sqrt(spread.shape[1]))
+    else:
+        spread = spread - spread[:, :1]  # exactly 0 where all are alike
+        spread = (spread - spread.mean(axis=1, keepdims=True)) * np.sqrt((groups - 1) / groups)
+    sizes, axes = np.linalg.eigh(spread @ spread.T)
+    if sizes[-1] <= 0:  # nothing differs: neither does that say all
+        return interval(values[1] - values[0], np.zeros(groups), groups, (bounds[0] - bounds[1], bounds[1] - bounds[0]))
+    with np.errstate(over="ignore"):
+        drawn = back(there(values)[:, None] + (axes * np.sqrt(np.maximum(sizes, 0))) @ _student(freedom or groups - 1))
+    one, other = np.clip(drawn, np.maximum(bounds[0], -_HUGE), np.minimum(bounds[1], _HUGE))
+    low, high = np.quantile(other - one, [(1 - level) / 2, (1 + level) / 2])
+    middle = values[1] - values[0]
+    return Ends(np.minimum(low, middle), np.maximum(high, middle))
+
+
+@cache
+def _student(freedom: float) -> Numbers:
+    """Return evenly drawn points of two uncorrelated ``t`` distributed numbers with one denominator, in two rows."""
+    sequence = qmc.Sobol(3, scramble=False)
+    uniform = sequence.fast_forward(1).random(_DRAWS - 1).T  # the first point is 0
+    return np.asarray(norm.ppf(uniform[:2]) / np.sqrt(chi2.ppf(uniform[2], freedom) / freedom))
 
 
 def _scale(values: Numbers, bounds: tuple[float, float]) -> tuple[Callable[..., Numbers], Callable[..., Numbers]]:

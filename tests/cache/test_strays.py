@@ -34,7 +34,7 @@ def append(path, data):
 
 
 @pytest.mark.parametrize("content", ["zeros", "noise"])
-def test_bytes_after_the_end_of_an_hdf5_file_are_found_and_cut_off(hdf5, changed, manifest, backbone, tree, content):
+def test_bytes_after_the_end_of_an_hdf5_file_are_found_and_cut_off(hdf5, changed, manifest, backbone, *, tree, content):
     whole, file = tree(hdf5), changed / "features.h5"
     end = file.stat().st_size
     for length in LENGTHS:
@@ -152,7 +152,8 @@ def test_an_array_of_a_later_release_is_no_stray(copy, hdf5, changed):
         assert verify(path) == []
 
 
-def test_strays_on_s3(s3, whole, objects, tree, manifest, backbone, tmp_path):
+@pytest.mark.usefixtures("s3")
+def test_strays_on_s3(whole, objects, tree, *, manifest, backbone, tmp_path):
     path = f"s3://caches{tmp_path}/cache"
     for name, data in tree(whole).items():
         objects(path).write(name, data)

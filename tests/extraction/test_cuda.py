@@ -227,7 +227,8 @@ def test_a_second_device_is_used_where_it_is_named():
     first, second = (load(f"cuda:{number}", batch_size=3) for number in (0, 1))
     assert second(noise(2)).device.index == 1
     with ThreadPoolExecutor(1) as pool:  # another thread's device is the first one
-        found = pool.submit(lambda: start_batch(second, noise(3), "float16", cls=False)()).result()
+        begun = pool.submit(start_batch, second, noise(3), "float16", cls=False)
+        found = begun.result()()
     expected = start_batch(first, noise(3), "float16", cls=False)()
     assert apart(found.arrays["embeddings"], expected.arrays["embeddings"]) < 3e-2
 

@@ -34,6 +34,8 @@ _RESERVE_S, _LOOK_S = 2.0, 0.1
 #: How long no block may be recorded before it is looked at whether the workers' machines are still there.
 _SILENCE_S = 60.0
 _ADDRESS = "RAY_ADDRESS"
+#: What addresses of Ray's client begin with, which needs a package more than the rest of Ray.
+_CLIENT = "ray://"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +100,15 @@ class RayRunner:
             return
         needs = self._needs(job.backbone.pins.device)
         order = order_of(job, writer, None if "GPU" in needs else self.cpus_per_worker)
-        with self._cluster(), self._reserved(needs, len(blocks)) as groups:
+        with _loss_told(), self._cluster(), self._reserved(needs, len(blocks)) as groups:
             pool = _Pool(order, writer, needs, groups)
             try:
                 pool.run(deque(blocks), written)
             finally:
-                pool.end()
-                writer.sweep()
+                try:
+                    pool.end()
+                finally:
+                    writer.sweep()
 
     def _needs(self, device: str) -> dict[str, int]:
         return {"GPU": 1, "CPU": 1} if device.startswith("cuda") else {"CPU": self.cpus_per_worker}
@@ -114,7 +118,7 @@ class RayRunner:
         import ray
 
         needs = self._needs(self.device or "cpu")
-        with self._cluster(), self._reserved(needs, 1) as [group]:
+        with _loss_told(), self._cluster(), self._reserved(needs, 1) as [group]:
             placed = ray.remote(**_resources(needs), scheduling_strategy=_place(group))(function)
             try:
                 return ray.get(placed.remote(*arguments))
@@ -149,8 +153,9 @@ class RayRunner:
                 remove_placement_group(late)  # else the cluster would hold it for nobody once it has room
             yield free
         finally:
-            for group in groups:
-                remove_placement_group(group)
+            if _connected():
+                for group in groups:
+                    remove_placement_group(group)
 
     @contextmanager
     def _cluster(self) -> Iterator[None]:
@@ -160,6 +165,8 @@ class RayRunner:
             yield
             return
         address = self.address or os.environ.get(_ADDRESS) or "local"
+        if address.startswith(_CLIENT):
+            require("ray", f"an address {_CLIENT}HOST:PORT", "grpc")
         own = {"include_dashboard": False, "num_cpus": self._own_cpus()} if address == "local" else {}
         try:
             _require_answer(address)
@@ -167,7 +174,9 @@ class RayRunner:
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             place = "this machine" if address == "local" else address
-            msg = f"no Ray cluster at {place} ({reason}); start one with `ray start --head`, or leave the address out"
+            token = ", or set RAY_AUTH_MODE=token if it asks for a token" if address.startswith(_CLIENT) else ""
+            advice = f"start one with `ray start --head`, or leave the address out{token}"
+            msg = f"no Ray cluster at {place} ({reason}); {advice}"
             raise CacheError(msg) from error
         try:
             yield
@@ -176,6 +185,24 @@ class RayRunner:
 
     def _own_cpus(self) -> int | None:
         return None if self.workers is None else self.workers * self.cpus_per_worker
+
+
+@contextmanager
+def _loss_told() -> Iterator[None]:
+    """Turn what Ray's client raises of a cluster that has gone into one line."""
+    try:
+        yield
+    except ConnectionError as error:
+        reason = " ".join(str(error).split())
+        msg = f"the Ray cluster cannot be reached any more ({reason}); run the same command again, it will go on"
+        raise CacheError(msg) from error
+
+
+def _connected() -> bool:
+    """Tell whether the cluster is still there to be asked: where Ray's client has lost it, Ray would begin another."""
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def _require_answer(address: str) -> None:
@@ -249,7 +276,8 @@ class _Seat:
     def end(self) -> None:
         import ray
 
-        ray.kill(self._actor)
+        if _connected():
+            ray.kill(self._actor)
 
 
 class _Pool:
@@ -293,7 +321,7 @@ class _Pool:
 
         for seat in self._seats:
             seat.end()
-        if left := [task for seat in self._seats for task in seat.hand]:
+        if (left := [task for seat in self._seats for task in seat.hand]) and _connected():
             ray.wait(left, num_returns=len(left))
 
     def _supply(self, seat: _Seat, waiting: deque[int], many: int = IN_HAND) -> None:

@@ -332,6 +332,9 @@ def tokens(pixels):
 engine = TorchEngine(tokens, [], Pins(engine="torch", precision="float32", device="cuda", batch_size=2))
 engine.compute(torch.zeros(2, 3, 4, 4))
 seen.append(settings())
+if user == "backends.fp32_precision = 'tf32'":
+    backends.fp32_precision = "ieee"
+    assert settings()[0] == "ieee"  # what was inherited still is
 sys.stdout.write(json.dumps([user, seen]) + chr(10))
 """
 

@@ -116,7 +116,7 @@ def test_float32_is_not_tf32_where_the_process_allows_it():
         pytest.skip("this torch has the old names alone")
     torch.backends.fp32_precision = "tf32"
     try:
-        assert apart(run_backbone(network, noise(4))[0], exact) < 1e-5
+        assert apart(run_backbone(network, noise(4))[0], exact) < 5e-5  # of TF32 it would be some 5e-4
     finally:
         torch.backends.fp32_precision = "none"
 

@@ -45,7 +45,15 @@ def without_tf32() -> Iterator[None]:
             _Without.callers -= 1
             if not _Without.callers:
                 for setting in _Without.allowed:
-                    setattr(setting, _NAME, _ALLOWED)
+                    _allow(setting)
+
+
+def _allow(setting: Any) -> None:
+    """Set back what was allowed; by the new names also as it was, by a level above or here."""
+    if _NAME == "fp32_precision":
+        setting.fp32_precision = "none"  # what is above holds
+    if getattr(setting, _NAME) != _ALLOWED:
+        setattr(setting, _NAME, _ALLOWED)
 
 
 def _settings() -> tuple[Any, Any]:

@@ -63,7 +63,8 @@ class RepairReport:
     path : Path or str
         Folder of the cache, or its URL.
     restored : tuple of str
-        Files, or parts of them, that belong to no block and were put back.
+        Files, or parts of them, that belong to no block and were put back; and those that are no part of the cache and
+        were moved to its folder ``strays``, or cut off the end of its file.
     recomputed : tuple of int
         Blocks that were computed again.
     different : tuple of int

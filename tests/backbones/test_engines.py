@@ -1,5 +1,6 @@
 """Every engine gives the embeddings of float32 torch: closely in float32, within its precision in bfloat16."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from dlprobe.backbones import load_backbone
+from dlprobe.backbones.engines import torch_engine
 from dlprobe.backbones.engines.batching import find_batch_size
 from dlprobe.backbones.engines.choosing import choose_device
 from dlprobe.backbones.engines.copying import to_device
@@ -286,23 +288,84 @@ def test_what_lies_on_a_device_is_not_pinned():
         assert to_device(OnDevice(), device) is device
 
 
-@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("bfloat16", True)])
-def test_float32_on_cuda_is_not_tf32(precision, allowed):
+#: What a user may have set before: by the old names, by the new ones (torch 2.9 on), or above both.
+TF32 = """
+import json, os, sys, warnings
+import torch
+from dlprobe.backbones.engines.torch_engine import TorchEngine
+from dlprobe.spec import Pins
+
+warnings.simplefilter("error")
+backends = torch.backends
+
+def settings():
+    found = []
+    for read in (
+        lambda: backends.cuda.matmul.fp32_precision if NEW else backends.cuda.matmul.allow_tf32,
+        lambda: backends.cudnn.conv.fp32_precision if NEW else backends.cudnn.allow_tf32,
+        lambda: backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision,
+    ):
+        try:
+            found.append(read())
+        except RuntimeError:  # of a mixture of old and new names
+            found.append("mixed")
+    return found
+
+NEW = hasattr(backends, "fp32_precision")
+user = next((user for user in sys.argv[1:] if os.fork() == 0), None)  # settings are the process's
+if user is None:
+    while len(sys.argv) > 1:
+        assert os.wait()[1] == 0
+        del sys.argv[1]
+    sys.exit()
+exec(user)
+seen = [settings()]
+
+def tokens(pixels):
+    seen.append(settings())
+    if len(seen) == 2:  # another thread's call that ends before this one
+        engine.compute(pixels)
+        seen.append(settings())
+    return None, pixels
+
+engine = TorchEngine(tokens, [], Pins(engine="torch", precision="float32", device="cuda", batch_size=2))
+engine.compute(torch.zeros(2, 3, 4, 4))
+seen.append(settings())
+if user == "backends.fp32_precision = 'tf32'":
+    backends.fp32_precision = "ieee"
+    assert settings()[0] == "ieee"  # what was inherited still is
+sys.stdout.write(json.dumps([user, seen]) + chr(10))
+"""
+
+
+def test_float32_on_cuda_is_not_tf32_and_what_was_set_stays():
+    users = ["", "torch.set_float32_matmul_precision('high')"]
+    if hasattr(torch.backends, "fp32_precision"):
+        users += [
+            "torch.set_float32_matmul_precision('medium')",
+            "backends.cuda.matmul.fp32_precision = 'tf32'",
+            "backends.cuda.matmul.fp32_precision = backends.cudnn.conv.fp32_precision = 'ieee'",
+            "backends.fp32_precision = 'tf32'",
+            "backends.cudnn.fp32_precision = 'tf32'",
+        ]
+    run = subprocess.run([sys.executable, "-c", TF32, *users], capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    found = dict(map(json.loads, run.stdout.splitlines()))
+    assert found.keys() == set(users)
+    for before, *inside, after in found.values():
+        assert len(inside) == 3
+        for products, convolutions, *_ in inside:
+            assert products in {"ieee", "none", False}
+            assert convolutions in {"ieee", "none", False}
+        assert after == before
+
+
+def test_bfloat16_on_cuda_leaves_tf32_alone(monkeypatch):
     seen = []
-
-    def tokens(pixels):
-        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
-        return None, pixels
-
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        pins = Pins(engine="torch", precision=precision, device="cuda", batch_size=2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # there is no CUDA to autocast for
-            TorchEngine(tokens, [], pins).compute(torch.zeros(2, 3, 4, 4))
-        assert seen == [(allowed, allowed)]
-        assert torch.backends.cudnn.allow_tf32
-        assert torch.backends.cuda.matmul.allow_tf32
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    monkeypatch.setattr(torch_engine, "without_tf32", lambda: pytest.fail("asked for"))
+    pins = Pins(engine="torch", precision="bfloat16", device="cuda", batch_size=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is no CUDA to autocast for
+        TorchEngine(lambda pixels: (None, seen.append(pixels) or pixels), [], pins).compute(torch.zeros(2, 3, 4, 4))
+    assert len(seen) == 1

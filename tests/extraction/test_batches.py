@@ -173,6 +173,8 @@ def test_what_cuda_s_libraries_say_of_memory():
     for words in (
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
         "CUDA error: out of memory",
     ):
         assert is_out_of_memory(RuntimeError(words))
@@ -222,6 +224,46 @@ def test_memory_is_given_back_when_no_traceback_holds_it(limited, manifest, tmp_
         gc.enable()
     assert free
     assert all(free)
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_nothing_of_what_filled_the_memory_is_left_where_a_smaller_batch_begins(
+    limited, manifest, tmp_path, in_a_cycle
+):
+    """Batches at work, the one that failed, and what an exception holds that refers to itself."""
+    import gc
+    import weakref
+
+    held, left = [], []
+
+    class Filled(type(limited(1))):
+        def with_batch_size(self, batch_size):
+            left.append(sum(reference() is not None for reference in held))
+            return Filled(self.fits, automatic=False, batch_size=batch_size)
+
+        def __call__(self, windows):
+            tensor = torch.zeros(len(windows))
+            held.append(weakref.ref(tensor))
+            try:
+                found = super().__call__(windows)
+            except RuntimeError as error:
+                if in_a_cycle:
+                    error.itself = error
+                raise
+            held.append(weakref.ref(found))
+            if len(windows) == 1:  # the reference window; the first block is embedded in two batches
+                self.fits = 2
+            return found
+
+    gc.collect()
+    gc.disable()
+    try:
+        extract(manifest, Filled(1000, batch_size=4), tmp_path / "cache", stride_px=40, block_windows=4)
+    finally:
+        gc.enable()
+    assert open_cache(tmp_path / "cache").pins.batch_size == 2
+    assert held
+    assert left[-2:] == [0, 0]  # halved, and evened
 
 
 def test_an_estimate_takes_the_size_that_an_extraction_would_find(limited, manifest):

@@ -163,7 +163,7 @@ class TestOnACluster:
     @pytest.mark.slow
     def test_a_cluster_without_the_device(self, images, model, tmp_path):
         with pytest.raises(CacheError, match="room for 0 workers of 1 GPU and 1 CPU"):
-            extract(images, model, tmp_path / "cache", runner=RayRunner(device="cuda"), **SETTINGS)
+            extract(images, model, tmp_path / "cache", runner=RayRunner(device="cuda", wait_s=1), **SETTINGS)
 
     @pytest.mark.slow
     def test_the_block_that_kills_is_named_and_not_the_one_beside_it(self, images, tmp_path, projection):
@@ -235,7 +235,7 @@ class TestOnACluster:
 
     def test_more_workers_than_there_is_room_for(self, images, model, tmp_path):
         with pytest.raises(CacheError, match="room for 2 workers of 1 CPU"):
-            extract(images, model, tmp_path / "cache", runner=RayRunner(workers=9), **SETTINGS)
+            extract(images, model, tmp_path / "cache", runner=RayRunner(workers=9, wait_s=1), **SETTINGS)
         assert not (tmp_path / "cache").exists()
 
 

@@ -95,6 +95,21 @@ def test_damage_of_every_other_kind_at_once(copy, whole, manifest, backbone, is_
     assert is_whole()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_flipped_byte_anywhere_is_found_and_comes_back(copy, manifest, backbone, is_whole, seed):
+    """In any file, as likely a small one as a large one, and at any of its bytes, padding included."""
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in copy.rglob("*") if path.is_file() and path.parent.name != "locks")
+    for path in rng.choice(np.array(files, dtype=object), 6):
+        flip(path, int(rng.integers(path.stat().st_size)))
+        damages = verify(copy)
+        assert path.relative_to(copy).as_posix() in {damage.file.partition("#")[0] for damage in damages}
+        report = repair(manifest, backbone, copy)
+        assert report.different == ()
+        assert report.restored or report.recomputed
+        assert is_whole()
+
+
 @pytest.mark.parametrize("change", ["flipped", "gone"])
 def test_the_root_record(copy, manifest, backbone, is_whole, change):
     path = copy / "records" / "root.json"

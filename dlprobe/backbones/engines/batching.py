@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -18,7 +19,7 @@ FIRST, MOST = 8, 512
 #: A size that is not this much faster than half of it is not worth its memory.
 WORTH = 1.03
 #: What CUDA's libraries say when they, and not torch, find no memory; they raise a plain `RuntimeError`.
-_ALLOCATION_FAILURES = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
+_ALLOCATION_FAILURES = ("out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED", "can't allocate memory")
 
 
 @runtime_checkable
@@ -127,7 +128,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what torch keeps of a device's memory; what an exception's traceback still holds stays."""
+    """Give back what torch keeps of a device's memory; what an exception that is being handled holds stays.
+
+    One that is over may still be there, with the tensors of all its frames, where it refers to itself.
+    """
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,11 @@ import torch
 
 from dlprobe.backbones.engines.batching import is_out_of_memory
 from dlprobe.backbones.engines.choosing import PRECISIONS
+from dlprobe.backbones.engines.tf32 import without_tf32
 from dlprobe.errors import BackboneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from dlprobe.spec import Pins
 
@@ -87,16 +88,4 @@ class TorchEngine:
         dtype = PRECISIONS[self._pins.precision]
         if dtype is not torch.float32:
             return torch.autocast(self._pins.device, dtype=dtype)
-        return _without_tf32() if self._pins.device == "cuda" else nullcontext()
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Let float32 mean float32: torch has convolutions computed with ten bits of mantissa unless told otherwise."""
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, products.allow_tf32
-    cudnn.allow_tf32 = products.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, products.allow_tf32 = before
+        return without_tf32() if self._pins.device == "cuda" else nullcontext()

@@ -1,10 +1,13 @@
-"""Put back what belongs to no block: metadata, windows, manifest, reference and the root record."""
+"""Put back what belongs to no block: metadata, windows, manifest, reference and the root record; put strays aside."""
 
 from __future__ import annotations
 
+import itertools
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dlprobe.cache.care.verify import strays
 from dlprobe.cache.layout import ROOT_RECORD
 from dlprobe.cache.locks import hold_setup, hold_shard, other_writers
 from dlprobe.cache.places import open_place
@@ -15,7 +18,6 @@ from dlprobe.errors import CacheError
 from dlprobe.publish import fsync, sigterm_raises
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from dlprobe.cache.layout import Attributes
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from dlprobe.cache.records import RootRecord
     from dlprobe.cache.writer import CachePlan
 
+#: Where files go that were found among those of a cache and are no part of it.
+ASIDE = "strays"
 _ALONE = (0, 1)
 
 
@@ -56,7 +60,8 @@ def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
     """Restore every damaged part of a cache that belongs to no block, to the bytes that were recorded.
 
     Everything is made anew beside the cache and compared with the root record; with a damaged root record, what is made
-    anew is the truth.
+    anew is the truth. Then files that are no part of the cache are moved to its folder ``strays``, and what follows the
+    end of an HDF5 file is cut off.
 
     Parameters
     ----------
@@ -68,7 +73,7 @@ def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
     Returns
     -------
     list of str
-        Names of what was restored; empty if nothing was damaged.
+        Names of what was restored, moved or cut off; empty if nothing was damaged.
 
     Raises
     ------
@@ -96,7 +101,10 @@ def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
             if record is None:
                 write_root_record(place, anew)
                 damaged.insert(0, ROOT_RECORD)
-    return damaged
+        apart = strays(open_store(place), wanted)
+        for name in apart:
+            _set_apart(place, name)
+    return [*damaged, *apart]
 
 
 def _read_record(place: Place) -> RootRecord | None:
@@ -125,6 +133,21 @@ def _made_anew(place: Place, plan: CachePlan, *, compress: bool) -> Iterator[tup
     with place.scratch() as scratch:
         store = create_store(scratch, plan, kind=store_kind(place), compress=compress)
         yield scratch, root_record(store)
+
+
+def _set_apart(place: Place, name: str) -> None:
+    """Cut off what follows the end of a file, or move a file, which may be somebody's, where it is in nobody's way."""
+    whole, _, part = name.partition("#")
+    if part and place.folder is not None:
+        os.truncate(place.folder / whole, int(part.split("-")[0]))
+        fsync(place.folder / whole)
+        return
+    target = f"{ASIDE}/{name}"
+    if place.exists(target):
+        target = next(other for i in itertools.count(1) if not place.exists(other := f"{target}.{i}"))
+    place.make(target.rpartition("/")[0])
+    place.write(target, place.read(name))
+    place.remove(name)
 
 
 def _copy(source: Folder, target: Place, name: str) -> None:

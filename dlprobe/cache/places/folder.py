@@ -8,6 +8,7 @@ import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
@@ -16,7 +17,6 @@ from dlprobe.publish import SCRATCH_PREFIX, fsync, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
-    from pathlib import Path
 
 #: Threads that read at the same time.
 READERS = max(1, min(4, os.cpu_count() or 1))
@@ -71,9 +71,14 @@ class Folder:
             return set()
 
     def sizes(self) -> dict[str, int]:
-        """Return the size of every file."""
-        files = [path for path in self.path.rglob("*") if path.is_file()]
-        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
+        """Return the size of every file; one that is swept or renamed meanwhile is not there."""
+        found = {}
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):
+                    found[path.relative_to(self.path).as_posix()] = path.stat().st_size
+        return found
 
     def read(self, name: str) -> bytes:
         """Return the content of a file."""

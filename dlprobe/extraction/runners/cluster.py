@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import textwrap
 import time
 from collections import Counter, deque
 from contextlib import contextmanager
@@ -33,7 +34,11 @@ _ANSWER_S = 5
 _RESERVE_S, _LOOK_S = 2.0, 0.1
 #: How long no block may be recorded before it is looked at whether the workers' machines are still there.
 _SILENCE_S = 60.0
+#: Length of a reason in a message.
+_REASON_CHARS = 300
 _ADDRESS = "RAY_ADDRESS"
+#: What addresses of Ray's client begin with, which needs a package more than the rest of Ray.
+_CLIENT = "ray://"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,8 @@ class RayRunner:
     cpus_per_worker : int
         Cores of an actor that embeds on the CPU, and its number of threads there.
     wait_s : float
-        How long to wait for workers while others hold the cluster's resources.
+        How long to wait for workers, while others hold the cluster's resources or machines have yet to join it. Those
+        that join later are not used.
     device : str, optional
         What workers compute on, ``cuda``, where this machine has no such device; by default the backbone's own.
     """
@@ -98,13 +104,15 @@ class RayRunner:
             return
         needs = self._needs(job.backbone.pins.device)
         order = order_of(job, writer, None if "GPU" in needs else self.cpus_per_worker)
-        with self._cluster(), self._reserved(needs, len(blocks)) as groups:
+        with _loss_told(), self._cluster() as own, self._reserved(needs, len(blocks), own=own) as groups:
             pool = _Pool(order, writer, needs, groups)
             try:
                 pool.run(deque(blocks), written)
             finally:
-                pool.end()
-                writer.sweep()
+                try:
+                    pool.end()
+                finally:
+                    writer.sweep()
 
     def _needs(self, device: str) -> dict[str, int]:
         return {"GPU": 1, "CPU": 1} if device.startswith("cuda") else {"CPU": self.cpus_per_worker}
@@ -114,52 +122,63 @@ class RayRunner:
         import ray
 
         needs = self._needs(self.device or "cpu")
-        with self._cluster(), self._reserved(needs, 1) as [group]:
+        with _loss_told(), self._cluster() as own, self._reserved(needs, 1, own=own) as [group]:
             placed = ray.remote(**_resources(needs), scheduling_strategy=_place(group))(function)
             try:
                 return ray.get(placed.remote(*arguments))
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[-1]
-                msg = f"a Ray worker died over the backbone ({reason}); give it more memory, or run the command again"
+                msg = f"a Ray worker died over the backbone ({_told_of(error)}); run the same command again"
                 raise CacheError(msg) from error
 
     @contextmanager
-    def _reserved(self, needs: dict[str, int], blocks: int) -> Iterator[list[Any]]:
-        """Hold the places of workers, each on one machine; raise `CacheError` if there are too few, or none is free."""
+    def _reserved(self, needs: dict[str, int], blocks: int, *, own: bool) -> Iterator[list[Any]]:
+        """Hold the places of workers, each on one machine; raise `CacheError` if there are too few, or none is free.
+
+        Machines may yet join a cluster that is not our own, and some are only started where a place is waited for.
+        """
         from ray.util.placement_group import placement_group, remove_placement_group
 
         room = _room(needs)
-        count = min(self.workers or room, blocks)
-        if room < max(count, 1):
-            msg = f"the Ray cluster has room for {room} workers of {_told(needs)}; ask for fewer, or for smaller ones"
-            raise CacheError(msg)
+        count = max(1, min(self.workers or room, blocks))
         groups = [placement_group([needs]) for _ in range(count)]
         try:
             fewest = count if self.workers else 1
-            free = _created(groups, fewest, self.wait_s)
+            free = _created(groups, fewest, 0.0 if own and room < fewest else self.wait_s)
             if len(free) < fewest:
-                msg = (
-                    f"waited {self.wait_s:g} s for {fewest} workers of {_told(needs)}: others hold the Ray cluster, "
-                    f"which has room for {len(free)} now; wait for them, or ask for fewer or smaller ones (--workers)"
-                )
-                raise CacheError(msg)
+                raise self._too_few(needs, fewest, len(free))
             for late in [group for group in groups if group not in free]:
                 remove_placement_group(late)  # else the cluster would hold it for nobody once it has room
             yield free
         finally:
-            for group in groups:
-                remove_placement_group(group)
+            if _connected():
+                for group in groups:
+                    remove_placement_group(group)
+
+    def _too_few(self, needs: dict[str, int], fewest: int, free: int) -> CacheError:
+        waited = f"waited {self.wait_s:g} s for {fewest} workers of {_told(needs)}"
+        if (room := _room(needs)) < fewest:
+            here = f"the Ray cluster has room for {room} workers of {_told(needs)}"
+            msg = f"{waited}: {here}; ask for fewer, or for smaller ones"
+        else:
+            msg = (
+                f"{waited}: others hold the Ray cluster, which has room for {free} now; wait for them, "
+                "or ask for fewer or smaller ones (--workers)"
+            )
+        return CacheError(msg)
 
     @contextmanager
-    def _cluster(self) -> Iterator[None]:
+    def _cluster(self) -> Iterator[bool]:
+        """Connect to the cluster, or begin one; tell whether it is our own."""
         import ray
 
         if ray.is_initialized() and self.address is None:
-            yield
+            yield False
             return
         address = self.address or os.environ.get(_ADDRESS) or "local"
+        if address.startswith(_CLIENT):
+            require("ray", f"an address {_CLIENT}HOST:PORT", "grpc")
         own = {"include_dashboard": False, "num_cpus": self._own_cpus()} if address == "local" else {}
         try:
             _require_answer(address)
@@ -167,15 +186,35 @@ class RayRunner:
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             place = "this machine" if address == "local" else address
-            msg = f"no Ray cluster at {place} ({reason}); start one with `ray start --head`, or leave the address out"
+            token = ", or set RAY_AUTH_MODE=token if it asks for a token" if address.startswith(_CLIENT) else ""
+            advice = f"start one with `ray start --head`, or leave the address out{token}"
+            msg = f"no Ray cluster at {place} ({reason}); {advice}"
             raise CacheError(msg) from error
         try:
-            yield
+            yield address == "local"
         finally:
             ray.shutdown()
 
     def _own_cpus(self) -> int | None:
         return None if self.workers is None else self.workers * self.cpus_per_worker
+
+
+@contextmanager
+def _loss_told() -> Iterator[None]:
+    """Turn what Ray's client raises of a cluster that has gone into one line."""
+    try:
+        yield
+    except ConnectionError as error:
+        reason = " ".join(str(error).split())
+        msg = f"the Ray cluster cannot be reached any more ({reason}); run the same command again, it will go on"
+        raise CacheError(msg) from error
+
+
+def _connected() -> bool:
+    """Tell whether the cluster is still there to be asked: where Ray's client has lost it, Ray would begin another."""
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def _require_answer(address: str) -> None:
@@ -249,7 +288,8 @@ class _Seat:
     def end(self) -> None:
         import ray
 
-        ray.kill(self._actor)
+        if _connected():
+            ray.kill(self._actor)
 
 
 class _Pool:
@@ -293,7 +333,7 @@ class _Pool:
 
         for seat in self._seats:
             seat.end()
-        if left := [task for seat in self._seats for task in seat.hand]:
+        if (left := [task for seat in self._seats for task in seat.hand]) and _connected():
             ray.wait(left, num_returns=len(left))
 
     def _supply(self, seat: _Seat, waiting: deque[int], many: int = IN_HAND) -> None:
@@ -345,7 +385,10 @@ class _Pool:
         if lost == hand == [block]:
             self._deaths[block] += 1
         if self._deaths[block] >= _MOST_DEATHS:
-            msg = f"{_MOST_DEATHS} workers died over block {block} of {self._writer.path} ({reason}); mend that"
+            msg = (
+                f"{_MOST_DEATHS} workers died over block {block} of {self._writer.path} ({reason}); "
+                "mend that, or give each more room (--workers, --cpus-per-worker)"
+            )
             raise CacheError(msg)
         self._suspects.update(lost)
         waiting.extendleft(reversed(lost))
@@ -360,6 +403,16 @@ def _cause_of_death(task: Any) -> str | None:
         ray.get(task)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-        return str(error).strip().splitlines()[-1]
+    except ray.exceptions.RayError as error:
+        return _told_of(error)
     return None
+
+
+def _told_of(error: Exception) -> str:
+    """Return what Ray says of a worker that died in a few words; of memory it has a page of advice."""
+    import ray
+
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "their machine was short of memory"
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return textwrap.shorten(said[-1], _REASON_CHARS, placeholder=" ...")

@@ -81,6 +81,19 @@ def test_scan_counts_on_stdout_and_talks_on_stderr(tiny, tmp_path):
     assert "104 images" in result.stderr
 
 
+def test_a_shard_without_a_block_says_why(manifest, tmp_path):
+    asking = ("extract", manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", *SMALL, "--shard", "1/2")
+    few = ("--block-windows", 5000)
+    for more in ((*few, "--dry-run"), few):
+        result = dlprobe(*asking, *more)
+        assert result.exit_code == 0, result.stderr
+        (line,) = result.stderr.strip().splitlines()
+        assert line.startswith("shard 1/2 has nothing to do: the ")
+        assert "make 1 block of 5000, fewer than 2 shards; " in line
+        assert "--block-windows" in line
+    assert "nothing to do" not in dlprobe(*asking, "--block-windows", 100, "--dry-run").stderr
+
+
 def test_the_whole_path_from_manifest_to_mask(manifest, tiny, tmp_path):
     cache, run = tmp_path / "cache", tmp_path / "run"
     extracting = ("extract", manifest, "-o", cache, "--backbone", "residual:srm", "--window", 112, "--stride", 112)

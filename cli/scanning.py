@@ -39,6 +39,10 @@ def scan(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses that sample.")] = 0,
     max_pixels: MaxPixelsOpt = None,
+    mask_inverted: Annotated[bool, typer.Option("--mask-inverted", help="Black is generated, in every mask.")] = False,
+    mask_resize: Annotated[
+        bool, typer.Option("--mask-resize", help="Bring masks of another size to their image's, by nearest neighbour.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="HTML file with the findings and pictures of their images.")
     ] = None,
@@ -52,6 +56,7 @@ def scan(
     from dlprobe.data.manifest import require_target
 
     settings: dict[str, object] = {"seed": seed, **pixel_limit(max_pixels)}
+    settings |= {"mask_inverted": mask_inverted, "mask_resize": mask_resize}
     if sample is not None:
         settings["sample"] = _sample(sample)
     shorthands = {"variant": variant, "dataset": dataset}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from dlprobe.data.images import MASK_READINGS
 from dlprobe.data.provenance import VARIANTS
 from dlprobe.errors import DataError, OutputError
 from dlprobe.publish import publish
@@ -31,6 +32,9 @@ TEXT_COLUMNS = (
 )
 SIZE_COLUMNS = ("width", "height")
 COLUMNS = (*TEXT_COLUMNS, *SIZE_COLUMNS)
+#: How masks are read, one of `dlprobe.data.images.MASK_READINGS`; a column that is there only where some mask is read
+#: otherwise than white on black at its image's size, so that other manifests are what they were before there was it.
+MASK_READING = "mask_reading"
 REQUIRED = ("path", "variant", "source_id")
 SPLITS = ("train", "val", "test", "calibration")
 #: What no text of a manifest may hold: CSV cannot carry it, and no terminal shows it.
@@ -45,15 +49,16 @@ class Manifest:
     ----------
     frame : DataFrame
         At least the columns ``path`` (relative to `root`), ``variant`` and ``source_id``; further ones of `COLUMNS`
-        where known. Columns of other names are kept apart from any identity and dropped.
+        where known, and ``mask_reading``, which is kept where it is not empty throughout. Columns of other names are
+        kept apart from any identity and dropped.
     root : path
         Folder that the paths are relative to; no part of any identity.
 
     Raises
     ------
     DataError
-        If a required column or value is missing, a variant or split unknown, a text not storable or a path stands
-        twice.
+        If a required column or value is missing, a variant, split or reading of a mask unknown, a text not storable or
+        a path stands twice.
     """
 
     def __init__(self, frame: pd.DataFrame, root: str | os.PathLike[str]) -> None:
@@ -170,7 +175,7 @@ def _is_manifest(path: Path) -> bool:
             return False
     with path.open("rb") as file:
         header = file.readline(1000).strip()
-    return header in {",".join(columns).encode() for columns in (COLUMNS, TEXT_COLUMNS)}
+    return header in {",".join(columns).encode() for columns in (COLUMNS, TEXT_COLUMNS, (*COLUMNS, MASK_READING))}
 
 
 def source_groups(frame: pd.DataFrame) -> pd.Series:
@@ -251,6 +256,8 @@ def _normalised(frame: pd.DataFrame) -> pd.DataFrame:
     }
     sizes = {name: _sizes(frame, name) for name in SIZE_COLUMNS}
     table = pd.DataFrame({**text, **sizes})
+    if MASK_READING in frame and ((readings := as_text(frame[MASK_READING])) != "").any():
+        table[MASK_READING] = readings
     _check(table)
     return table.sort_values("path", kind="stable").reset_index(drop=True)
 
@@ -287,6 +294,11 @@ def _check(table: pd.DataFrame) -> None:
     if not (known := table["variant"].isin([str(v) for v in VARIANTS])).all():
         row = table[~known].iloc[0]
         msg = f"{row['path']} has the variant {row['variant']!r}; write one of {', '.join(VARIANTS)}"
+        raise DataError(msg)
+    if MASK_READING in table and not (known := table[MASK_READING].isin(MASK_READINGS)).all():
+        row = table[~known].iloc[0]
+        choice = ", ".join(filter(None, MASK_READINGS))
+        msg = f"{row['path']} has the {MASK_READING} {row[MASK_READING]!r}; write one of {choice} or leave it empty"
         raise DataError(msg)
     if not (known := table["split"].isin(["", *SPLITS])).all():
         row = table[~known].iloc[0]

@@ -166,6 +166,12 @@ class FeatureCache:
         return tuple(reject for record in self.place.each(self.record, recorded) for reject in record.rejects)
 
     @property
+    def image_hashes(self) -> dict[str, str]:
+        """The sha256 of each image file that was embedded, by path, as far as blocks were recorded."""
+        records = self.place.each(self.record, sorted(recorded_blocks(self.place) & set(range(self.n_blocks))))
+        return {path: found for record in records for path, found in record.images.items()}
+
+    @property
     def windows(self) -> pd.DataFrame:
         """The table of windows, by index.
 

@@ -126,6 +126,13 @@ def test_the_whole_path_from_manifest_to_mask(manifest, tiny, tmp_path):
     assert result.exit_code == 0, result.stderr
     row = json.loads(result.stdout)
     assert 0 <= row["area"] <= 1
+    assert row["seen"] == "trained on"
+    assert f"warning: {image}: the probe was trained on this photograph" in result.stderr
+    copy = tmp_path / "copy.png"
+    Image.open(image).save(copy, compress_level=1)
+    result = dlprobe("localize", probe, image, copy, "-o", tmp_path / "masks", "--stride", 56, "--json")
+    assert [json.loads(line)["seen"] for line in result.stdout.splitlines()] == ["trained on", ""]
+    assert "has seen the photographs of 1 of 2 images (1 trained on; the first: " in result.stderr
     mask = np.asarray(Image.open(Path(row["folder"]) / "mask.png"))
     assert mask.shape == np.asarray(Image.open(image)).shape[:2]
 

@@ -22,6 +22,7 @@ from .options import (
     layer_numbers,
     pixel_limit,
     tell_dropped,
+    tell_faults,
 )
 from .output import emit
 from .progress import progress_bar
@@ -92,6 +93,7 @@ def extract(
 
     expect_damage()
     table = Manifest.read(manifest, root)
+    tell_faults(manifest)
     identity = {"weights": weights, "layers": layer_numbers(layers), "norm": norm, "window_px": window}
     execution = {"device": device, "engine": engine, "precision": precision, "compiled": compiled}
     model = load_backbone(backbone, **identity, **execution, batch_size=batch_size)

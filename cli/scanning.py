@@ -47,7 +47,7 @@ def scan(
         Path | None, typer.Option("--report", help="HTML file with the findings and pictures of their images.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 3 if a finding is an error or a warning.")
+        bool, typer.Option("--strict", help="Exit with 3 for warnings too, as for errors and rejects.")
     ] = False,
     as_json: JsonOpt = False,
 ) -> None:
@@ -76,8 +76,10 @@ def scan(
     else:
         emit(result.counts.to_dict("records"), as_json=False)
         _tell(result)
-    talk(f"{len(result.manifest)} images in {out}, {len(result.rejects)} rejected, {len(result.findings)} findings")
-    if result.rejects or (strict and result.faults):
+    errors = f", {len(result.errors)} of them errors" if result.errors else ""
+    counts = f"{len(result.rejects)} rejected, {len(result.findings)} findings{errors}"
+    talk(f"{len(result.manifest)} images in {out}, {counts}")
+    if result.rejects or result.errors or (strict and result.faults):
         raise typer.Exit(EXIT_REJECTS)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -39,7 +40,16 @@ REQUIRED = ("path", "variant", "source_id")
 SPLITS = ("train", "val", "test", "calibration")
 #: What no text of a manifest may hold: CSV cannot carry it, and no terminal shows it.
 UNSTORABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_ROOT_KEY = b"dlprobe.root"
+_ROOT_KEY, _NOTED_KEY = b"dlprobe.root", b"dlprobe.noted"
+
+
+class Noted(NamedTuple):
+    """What a scan's audit holds against the images of a manifest: which check, how bad, how many images, in words."""
+
+    name: str
+    severity: str
+    images: int
+    detail: str
 
 
 class Manifest:
@@ -54,6 +64,13 @@ class Manifest:
     root : path
         Folder that the paths are relative to; no part of any identity.
 
+    Attributes
+    ----------
+    frame : DataFrame
+    root : Path
+    noted : tuple of Noted
+        Errors and warnings of the audit, where a scan wrote the manifest; kept in Parquet and no part of any identity.
+
     Raises
     ------
     DataError
@@ -64,6 +81,7 @@ class Manifest:
     def __init__(self, frame: pd.DataFrame, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self.frame = _normalised(frame)
+        self.noted: tuple[Noted, ...] = ()
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, object]], root: str | os.PathLike[str]) -> Manifest:
@@ -93,7 +111,9 @@ class Manifest:
         if path.suffix != ".parquet":
             return cls(read_csv(path), path.parent if root is None else root)
         frame, stored = read_parquet(path)
-        return cls(frame, path.parent / stored if root is None else root)
+        found = cls(frame, path.parent / stored if root is None else root)
+        found.noted = read_noted(path)
+        return found
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write to Parquet (by the ending ``.parquet``) or CSV, whole or not at all; an older manifest is replaced.
@@ -109,7 +129,7 @@ class Manifest:
             path.parent.mkdir(parents=True, exist_ok=True)
             with publish(path) as scratch:
                 if path.suffix == ".parquet":
-                    _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent))
+                    _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent), self.noted)
                 else:
                     self.frame.to_csv(scratch, index=False)
         except OSError as error:
@@ -238,12 +258,31 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, str]:
     return table.to_pandas(), stored
 
 
-def _write_parquet(frame: pd.DataFrame, path: Path, root: str) -> None:
+def read_noted(path: str | os.PathLike[str]) -> tuple[Noted, ...]:
+    """Return what the audit noted of a manifest, from the file's header; nothing of CSV, which has no place for it.
+
+    Parameters
+    ----------
+    path : path
+        Of a manifest.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        stored = (pq.read_schema(path).metadata or {}).get(_NOTED_KEY, b"[]")
+        return tuple(Noted(*entry) for entry in json.loads(stored))
+    except (pa.ArrowException, OSError, ValueError, TypeError):
+        return ()
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path, root: str, noted: tuple[Noted, ...]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata({_ROOT_KEY: root.encode()}), path)
+    about = {_ROOT_KEY: root.encode(), **({_NOTED_KEY: json.dumps(noted).encode()} if noted else {})}
+    pq.write_table(table.replace_schema_metadata(about), path)
 
 
 def _normalised(frame: pd.DataFrame) -> pd.DataFrame:

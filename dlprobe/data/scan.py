@@ -27,7 +27,7 @@ from dlprobe.data.images import (
 )
 from dlprobe.data.layouts import LAYOUTS, Finding, Guess, Ignored, Record, Reject
 from dlprobe.data.layouts.base import walk
-from dlprobe.data.manifest import MASK_READING, UNSTORABLE, Manifest
+from dlprobe.data.manifest import MASK_READING, UNSTORABLE, Manifest, Noted
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
 
@@ -112,6 +112,11 @@ class ScanResult:
         return [finding for finding in self.findings if finding.severity != "info"]
 
     @property
+    def errors(self) -> list[Finding]:
+        """The findings that will bend a number."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
     def ignored_reasons(self) -> dict[str, int]:
         """Number of ignored files for each reason, the most frequent first."""
         return dict(Counter(item.reason for item in self.ignored).most_common())
@@ -186,10 +191,10 @@ def scan(
     ignored = _leftovers(files, found, manifest, rejects)
     named = {*manifest.frame["path"], *(item.path for item in rejects)}
     listed = len(manifest) + len(rejects) - len(named.intersection(files))
-    findings = [item for item in found if isinstance(item, Finding)]
-    findings += [*_findings_on_files(rejects, ignored), *_findings_on_readings(manifest, headers.most_stretch)]
+    about_images = [item for item in found if isinstance(item, Finding)]
+    about_files = [*_findings_on_files(rejects, ignored), *_findings_on_readings(manifest, headers.most_stretch)]
     guesses = [item for item in found if isinstance(item, Guess)]
-    findings += audit(
+    audited = audit(
         manifest,
         sample=sample,
         seed=seed,
@@ -197,6 +202,12 @@ def scan(
         max_pixels=max_pixels,
         progress=_offset(progress, len(records)),
     )
+    manifest.noted = tuple(
+        Noted(each.name, each.severity, each.count, _printable(each.detail))
+        for each in (*about_images, *audited)
+        if each.severity != "info"
+    )
+    findings = [*about_images, *about_files, *audited]
     rejects = [item._replace(path=_printable(item.path), reason=_printable(item.reason)) for item in rejects]
     findings = [
         replace(each, detail=_printable(each.detail), examples=tuple(map(_printable, each.examples)))

@@ -135,7 +135,7 @@ def _adaptive(wanted: bool, **given: float | None) -> Adaptive | None:
     options = {name: value for name, value in given.items() if value is not None}
     if options and not wanted:
         names = ", ".join(f"--{name.removesuffix('_px').replace('_', '-')}" for name in options)
-        msg = f"{names} belong to --adaptive; add it, or leave them out"
+        msg = f"--adaptive is missing, which {names} {'belongs' if len(options) == 1 else 'belong'} to; add it"
         raise DataError(msg)
     return Adaptive(**options) if wanted else None
 

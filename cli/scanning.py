@@ -76,7 +76,8 @@ def scan(
     else:
         emit(result.counts.to_dict("records"), as_json=False)
         _tell(result)
-    errors = f", {len(result.errors)} of them errors" if result.errors else ""
+    n = len(result.errors)
+    errors = f", {n} of them {'an error' if n == 1 else 'errors'}" if n else ""
     counts = f"{len(result.rejects)} rejected, {len(result.findings)} findings{errors}"
     talk(f"{len(result.manifest)} images in {out}, {counts}")
     if result.rejects or result.errors or (strict and result.faults):

@@ -105,6 +105,9 @@ class Manifest:
             If the file is missing, unreadable or no manifest.
         """
         path = Path(path)
+        if path.is_dir():
+            msg = f"{path} is a folder; give the file of its manifest, which `dlprobe scan {path} -o FILE` writes"
+            raise DataError(msg)
         if not path.is_file():
             msg = f"no manifest at {path}; make one with `dlprobe scan`"
             raise DataError(msg)

@@ -42,3 +42,33 @@ def test_a_group_without_a_command_shows_its_help(line):
     result = dlprobe(*line.split())
     assert "Usage: dlprobe" in result.output
     assert "error" not in result.output.lower().splitlines()[0]
+
+
+@pytest.mark.parametrize("command", ["fit", "separate", "cache info", "cache verify"])
+def test_a_file_where_a_cache_should_be(command, tmp_path):
+    path = tmp_path / "manifest.parquet"
+    path.write_bytes(b"x")
+    out = ["-o", str(tmp_path / "out")] if " " not in command else []
+    result = dlprobe(*command.split(), str(path), *out)
+    assert result.exit_code == 2, result.exception
+    assert (
+        result.stderr.strip()
+        == f"error: {path} is a file; give a cache, which is a folder that `dlprobe extract` wrote"
+    )
+
+
+def test_a_folder_where_a_file_should_be(tmp_path):
+    probes = tmp_path / "run" / "probes" / "m"
+    (probes / "b").mkdir(parents=True)
+    (probes / "b" / "a.safetensors").touch()
+    (probes / "c.safetensors").touch()
+    result = dlprobe("localize", str(tmp_path / "run"), "x.png", "-o", str(tmp_path / "out"))
+    assert result.stderr.strip() == (
+        f"error: {tmp_path / 'run'} is a folder; give one of its probes, such as {probes / 'c.safetensors'}"
+    )
+    result = dlprobe("localize", str(probes.parent.parent.parent / "nothing"), "x.png", "-o", str(tmp_path / "out"))
+    assert "no probe at" in result.stderr
+    result = dlprobe("extract", str(tmp_path), "-o", str(tmp_path / "out"), "--backbone", "residual:srm")
+    assert result.stderr.startswith(
+        f"error: {tmp_path} is a folder; give the file of its manifest, which `dlprobe scan"
+    )

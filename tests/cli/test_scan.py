@@ -83,7 +83,7 @@ def test_findings_and_rejects_are_told_with_severity_name_count_and_examples(sca
     save(mask, 255 - np.asarray(Image.open(mask)))
     result = dlprobe(*scanning)
     assert result.exit_code == 3
-    assert result.stderr.splitlines()[-1].endswith("0 rejected, 1 findings, 1 of them errors")
+    assert result.stderr.splitlines()[-1].endswith("0 rejected, 1 findings, 1 of them an error")
     assert re.search(r"^error: mask-inverted \(1\): .*; such as sp/lama/1.png$", result.stderr, re.MULTILINE)
 
     (clean / "real/0.png").write_bytes(b"no image")

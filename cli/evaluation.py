@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .boundary import EXIT_REJECTS, expect_damage, talk
-from .options import BatchOpt, DeviceOpt, JsonOpt, MaxPixelsOpt, PrecisionOpt, RootOpt, pixel_limit
+from .options import BatchOpt, DeviceOpt, JsonOpt, MaxPixelsOpt, PrecisionOpt, RootOpt, pixel_limit, tell_faults
 from .output import emit
 from .progress import progress_bar
 
@@ -65,6 +65,7 @@ def evaluate(
     settings = EvaluateSettings(threshold=threshold, split=split, seen=seen, seed=seed, **lists)
     sliding = SlidingSettings(stride_px=stride, upsample=upsample, aggregate=aggregate)
     expect_damage()
+    tell_faults(manifest)
     with progress_bar("evaluate", "steps") as progress:
         result = evaluate_files(
             probe,

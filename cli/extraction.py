@@ -22,12 +22,14 @@ from .options import (
     layer_numbers,
     pixel_limit,
     tell_dropped,
+    tell_faults,
 )
 from .output import emit
 from .progress import progress_bar
 
 if TYPE_CHECKING:
     from dlprobe.extraction import ExtractionReport
+    from dlprobe.extraction.planning import Plan
     from dlprobe.extraction.runners import Runner
 
 RunnerOpt = Annotated[str, typer.Option("--runner", help="'local', or 'ray' for the machines of a cluster.")]
@@ -91,31 +93,26 @@ def extract(
 
     expect_damage()
     table = Manifest.read(manifest, root)
+    tell_faults(manifest)
     identity = {"weights": weights, "layers": layer_numbers(layers), "norm": norm, "window_px": window}
     execution = {"device": device, "engine": engine, "precision": precision, "compiled": compiled}
     model = load_backbone(backbone, **identity, **execution, batch_size=batch_size)
     tell_dropped(model)
     options = {"stride_px": stride, "tiling": tiling, "dtype": dtype, "block_windows": block_windows, "seed": seed}
     options |= {"views": views, "degrade": degrade, "cls": cls}
+    part = _shard(shard)
     if dry_run:
         todo = plan(table, model.spec, **options)
-        emit([estimate(todo, model, out, shard=_shard(shard), store=store)], as_json=as_json)
+        emit([estimate(todo, model, out, shard=part, store=store)], as_json=as_json)
+        _tell_idle(part, todo)
         return
+    settings = {"store": store, "compress": compress, "retry_rejects": retry_rejects, "allow_mixed": allow_mixed}
+    hands = _runner(runner, address=address, workers=workers, cores=cpus_per_worker, device=worker_device)
+    settings |= {"shard": part, "runner": hands, **pixel_limit(max_pixels)}
     with progress_bar("extract", "windows") as progress:
-        report = run(
-            table,
-            model,
-            out,
-            **options,
-            store=store,
-            compress=compress,
-            shard=_shard(shard),
-            runner=_runner(runner, address=address, workers=workers, cores=cpus_per_worker, device=worker_device),
-            retry_rejects=retry_rejects,
-            allow_mixed=allow_mixed,
-            **pixel_limit(max_pixels),
-            progress=progress,
-        )
+        report = run(table, model, out, **options, **settings, progress=progress)
+    if not report.windows:
+        _tell_idle(part, plan(table, model.spec, **options))
     _tell(report, as_json)
 
 
@@ -135,6 +132,18 @@ def _tell(report: ExtractionReport, as_json: bool) -> None:
     emit([{**done, "rejected": len(report.rejected), "drift": report.drift}], as_json=as_json)
     if report.rejected:
         raise typer.Exit(EXIT_REJECTS)
+
+
+def _tell_idle(shard: tuple[int, int], todo: Plan) -> None:
+    """Say why a shard has nothing to do: there are fewer blocks than shards."""
+    if shard[0] < todo.n_blocks:
+        return
+    blocks = "1 block" if todo.n_blocks == 1 else f"{todo.n_blocks} blocks"
+    talk(
+        f"shard {shard[0]}/{shard[1]} has nothing to do: the {len(todo.windows)} windows make {blocks} of "
+        f"{todo.cache_spec.block_windows}, fewer than {shard[1]} shards; give fewer shards, or all of them smaller "
+        "blocks (--block-windows)"
+    )
 
 
 def _runner(

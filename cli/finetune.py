@@ -20,6 +20,7 @@ from .options import (
     layer_numbers,
     pixel_limit,
     tell_dropped,
+    tell_faults,
 )
 from .output import emit
 from .progress import progress_bar
@@ -86,6 +87,7 @@ def finetune(
 
     expect_damage()
     modes, table = tuple(mode or ("lora",)), Manifest.read(manifest, root)
+    tell_faults(manifest)
     where = {"weights": weights, "device": device, "precision": precision, "batch_size": batch_size}
     model = load_backbone(backbone, layers=layer_numbers(layers), norm=norm, window_px=window, **where)
     tell_dropped(model)

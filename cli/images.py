@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -134,7 +135,7 @@ def _adaptive(wanted: bool, **given: float | None) -> Adaptive | None:
     options = {name: value for name, value in given.items() if value is not None}
     if options and not wanted:
         names = ", ".join(f"--{name.removesuffix('_px').replace('_', '-')}" for name in options)
-        msg = f"{names} belong to --adaptive; add it, or leave them out"
+        msg = f"--adaptive is missing, which {names} {'belongs' if len(options) == 1 else 'belong'} to; add it"
         raise DataError(msg)
     return Adaptive(**options) if wanted else None
 
@@ -150,6 +151,7 @@ def _show(results: Sequence[Localization], out: Path, *, as_json: bool) -> int:
                 "area": result.area,
                 "verdict": result.verdict,
                 "regions": result.n_regions,
+                "seen": result.seen,
                 "folder": str(result.folder),
             }
             for result in done
@@ -161,7 +163,25 @@ def _show(results: Sequence[Localization], out: Path, *, as_json: bool) -> int:
         talk(f"rejected: {result.reason}")
     if len(rejected) > SHOWN_REJECTS:
         talk(f"rejected: and {len(rejected) - SHOWN_REJECTS} more; {out / 'results.csv'} lists all")
+    if told := _told_seen(done):
+        talk(told, colour=typer.colors.YELLOW)
     skipped = sum(result.skipped for result in done)
     if skipped:
         talk(f"{skipped} of {len(results)} images were there already; --overwrite localizes them again")
     return len(rejected)
+
+
+def _told_seen(done: Sequence[Localization]) -> str:
+    """Say of how many images the probe has seen the photograph, or that nobody knows; nothing if of none."""
+    from dlprobe.localization.outputs.writing import SEEN, UNKNOWN
+
+    known = [result for result in done if result.seen not in {"", UNKNOWN}]
+    if known and len(done) == 1:
+        return f"warning: {known[0].image}: {SEEN[known[0].seen]}"
+    if known:
+        parts = ", ".join(f"{n} {what}" for what, n in Counter(result.seen for result in known).items())
+        return (
+            f"warning: the probe has seen the photographs of {len(known)} of {len(done)} images ({parts}; the first: "
+            f"{known[0].image}), so that their maps are better than those of others will be"
+        )
+    return SEEN[UNKNOWN] if any(result.seen == UNKNOWN for result in done) else ""

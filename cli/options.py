@@ -42,6 +42,19 @@ def pixel_limit(max_pixels: int | None) -> dict[str, int]:
     return {} if max_pixels is None else {"max_pixels": max_pixels}
 
 
+def tell_faults(manifest: Path) -> None:
+    """Say again what the scan of a manifest found that bends numbers."""
+    from dlprobe.data.manifest import read_noted
+
+    if errors := [f"{noted.name} ({noted.images})" for noted in read_noted(manifest) if noted.severity == "error"]:
+        what = "an error" if len(errors) == 1 else f"{len(errors)} errors"
+        talk(
+            f"warning: the scan that wrote {manifest} found {what}: {', '.join(errors)}; numbers that rest on these "
+            "images will be wrong: scan again to read what to do",
+            colour=typer.colors.YELLOW,
+        )
+
+
 def tell_dropped(backbone: object) -> None:
     """Name the tensors of a checkpoint that the backbone has no use for."""
     if dropped := getattr(backbone, "dropped", ()):

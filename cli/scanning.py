@@ -39,11 +39,15 @@ def scan(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses that sample.")] = 0,
     max_pixels: MaxPixelsOpt = None,
+    mask_inverted: Annotated[bool, typer.Option("--mask-inverted", help="Black is generated, in every mask.")] = False,
+    mask_resize: Annotated[
+        bool, typer.Option("--mask-resize", help="Bring masks of another size to their image's, by nearest neighbour.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="HTML file with the findings and pictures of their images.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 3 if a finding is an error or a warning.")
+        bool, typer.Option("--strict", help="Exit with 3 for warnings too, as for errors and rejects.")
     ] = False,
     as_json: JsonOpt = False,
 ) -> None:
@@ -52,6 +56,7 @@ def scan(
     from dlprobe.data.manifest import require_target
 
     settings: dict[str, object] = {"seed": seed, **pixel_limit(max_pixels)}
+    settings |= {"mask_inverted": mask_inverted, "mask_resize": mask_resize}
     if sample is not None:
         settings["sample"] = _sample(sample)
     shorthands = {"variant": variant, "dataset": dataset}
@@ -71,8 +76,11 @@ def scan(
     else:
         emit(result.counts.to_dict("records"), as_json=False)
         _tell(result)
-    talk(f"{len(result.manifest)} images in {out}, {len(result.rejects)} rejected, {len(result.findings)} findings")
-    if result.rejects or (strict and result.faults):
+    n = len(result.errors)
+    errors = f", {n} of them {'an error' if n == 1 else 'errors'}" if n else ""
+    counts = f"{len(result.rejects)} rejected, {len(result.findings)} findings{errors}"
+    talk(f"{len(result.manifest)} images in {out}, {counts}")
+    if result.rejects or result.errors or (strict and result.faults):
         raise typer.Exit(EXIT_REJECTS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,6 +144,16 @@ class FeatureCache:
         return [block for block in range(self.n_blocks) if block not in recorded]
 
     @property
+    def absent(self) -> list[str]:
+        """Names of metadata, fixed arrays and chunks of all blocks, recorded or not, that are not there."""
+        chunks = ((name, block) for name in self._layout.block_arrays for block in range(self.n_blocks))
+        named = {self.store.extent(*chunk).name for chunk in chunks}
+        named.update(name.partition("#")[0] for name in self.store.fixed_names())
+        folders = {PurePosixPath(name).parent for name in named}
+        there = {str(folder / name) for folder in folders for name in self.place.children(str(folder))}
+        return sorted(named - there)
+
+    @property
     def complete(self) -> bool:
         """Whether every block was recorded."""
         return not self.missing_blocks
@@ -153,6 +164,12 @@ class FeatureCache:
         missing = set(self.missing_blocks)
         recorded = [block for block in range(self.n_blocks) if block not in missing]
         return tuple(reject for record in self.place.each(self.record, recorded) for reject in record.rejects)
+
+    @property
+    def image_hashes(self) -> dict[str, str]:
+        """The sha256 of each image file that was embedded, by path, as far as blocks were recorded."""
+        records = self.place.each(self.record, sorted(recorded_blocks(self.place) & set(range(self.n_blocks))))
+        return {path: found for record in records for path, found in record.images.items()}
 
     @property
     def windows(self) -> pd.DataFrame:
@@ -186,13 +203,20 @@ class FeatureCache:
         return np.frombuffer(self.store.fixed("reference"), array.dtype).reshape(array.shape)
 
     def require_complete(self) -> None:
-        """Raise `CacheError` unless every block was recorded."""
+        """Raise `CacheError` unless every block was recorded and every object that should be there is.
+
+        What is read is looked at when it is read; this finds what a reader of some arrays alone would not miss.
+        """
         if missing := self.missing_blocks:
             msg = (
                 f"{self.path} is incomplete: {len(missing)} of {self.n_blocks} blocks are missing "
                 f"(first: {missing[0]}); run the same `dlprobe extract` again to finish it, "
                 "or fit on what is there (`dlprobe fit --allow-partial`)"
             )
+            raise CacheError(msg)
+        if absent := self.absent:
+            more = f" and {len(absent) - 1} more are" if len(absent) > 1 else " is"
+            msg = f"{self.place}/{absent[0]}{more} missing; run `dlprobe cache repair` with the manifest of this cache"
             raise CacheError(msg)
 
     def read(self, window_indices: ArrayLike) -> Block:

@@ -38,6 +38,11 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", "
 #: Formats that are recognised by their content; others of Pillow's run programs (EPS) or hold no photographs.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MASK_THRESHOLD = 127
+#: How a mask is read, if not as it is: black is what was manipulated; brought to the size of its image.
+INVERTED, RESIZED = "inverted", "resized"
+#: How far the shapes of a mask and of its image may differ: pipelines round each side to a multiple of 8 or 64 px.
+MOST_STRETCH = 1 / 16
+MASK_READINGS = ("", INVERTED, RESIZED, f"{INVERTED}+{RESIZED}")
 #: Pillow's own limit against decompression bombs: a third of a gigabyte as RGB.
 MAX_PIXELS = 1024**3 // 4 // 3
 
@@ -115,7 +120,9 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
         return np.array(_eight_bit(image).convert("RGB"))
 
 
-def read_mask(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+def read_mask(
+    path: Path, size: tuple[int, int], *, reading: str = "", max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_]:
     """Return a mask: True where its grey level exceeds 127.
 
     Parameters
@@ -124,6 +131,8 @@ def read_mask(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS
         An image file, white where manipulated; colours count by their luma, transparency does not.
     size : tuple of int
         Height and width of the image that it belongs to.
+    reading : str
+        One of `MASK_READINGS`: see `marked`.
     max_pixels : int
         More are refused as a decompression bomb; raise it for files that you trust.
 
@@ -139,7 +148,7 @@ def read_mask(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS
     """
     with _opened(path, "mask", max_pixels) as image:
         grey = np.asarray(_eight_bit(image).convert("L"))
-    if grey.shape != size:
+    if grey.shape != size and not (RESIZED in reading and same_view(grey.shape, size)):
         msg = (
             f"mask {path} is {grey.shape[1]}x{grey.shape[0]} px, its image {size[1]}x{size[0]} px; "
             "give the mask that belongs to this image"
@@ -148,7 +157,47 @@ def read_mask(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS
     if 0 < (brightest := int(grey.max())) <= MASK_THRESHOLD:
         msg = f"mask {path} is not black, yet its brightest level is {brightest}; write manipulated pixels as 255"
         raise DataError(msg)
-    return grey > MASK_THRESHOLD
+    return marked(grey, size, reading)
+
+
+def marked(grey: NDArray[np.uint8], size: tuple[int, int], reading: str = "") -> NDArray[np.bool_]:
+    """Return where a mask's grey levels say manipulated.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (height, width)
+        Of the mask, upright.
+    size : tuple of int
+        Height and width of its image; another size of the mask is brought to it by nearest neighbour.
+    reading : str
+        One of `MASK_READINGS`; ``inverted``: True where the level does not exceed 127.
+
+    Returns
+    -------
+    ndarray of bool, shape `size`
+    """
+    if grey.shape != size:  # in whole numbers: Pillow adds up rounded steps, and misses centres that lie on a border
+        y, x = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, grey.shape, strict=True))
+        grey = grey[np.ix_(y, x)]
+    white = grey > MASK_THRESHOLD
+    return ~white if INVERTED in reading else white
+
+
+def same_view(mask: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Tell whether a mask of another size can show the whole of its image: it is stretched by no more than rounding.
+
+    Parameters
+    ----------
+    mask, image : tuple of int
+        Height and width of each, in pixels.
+    """
+    return stretch(mask, image) <= max(MOST_STRETCH, 1 / min(*mask, *image))
+
+
+def stretch(mask: tuple[int, ...], image: tuple[int, ...]) -> float:
+    """Return by how much more a mask is enlarged on one side than on the other to be as large as its image."""
+    sides = sorted(new / old for new, old in zip(image, mask, strict=True))
+    return sides[1] / sides[0] - 1
 
 
 def enlarge(image: NDArray[np.uint8], window_px: int) -> NDArray[np.uint8]:

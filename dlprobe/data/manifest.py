@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
+from dlprobe.data.images import MASK_READINGS
 from dlprobe.data.provenance import VARIANTS
 from dlprobe.errors import DataError, OutputError
 from dlprobe.publish import publish
@@ -31,11 +33,23 @@ TEXT_COLUMNS = (
 )
 SIZE_COLUMNS = ("width", "height")
 COLUMNS = (*TEXT_COLUMNS, *SIZE_COLUMNS)
+#: How masks are read, one of `dlprobe.data.images.MASK_READINGS`; a column that is there only where some mask is read
+#: otherwise than white on black at its image's size, so that other manifests are what they were before there was it.
+MASK_READING = "mask_reading"
 REQUIRED = ("path", "variant", "source_id")
 SPLITS = ("train", "val", "test", "calibration")
 #: What no text of a manifest may hold: CSV cannot carry it, and no terminal shows it.
 UNSTORABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_ROOT_KEY = b"dlprobe.root"
+_ROOT_KEY, _NOTED_KEY = b"dlprobe.root", b"dlprobe.noted"
+
+
+class Noted(NamedTuple):
+    """What a scan's audit holds against the images of a manifest: which check, how bad, how many images, in words."""
+
+    name: str
+    severity: str
+    images: int
+    detail: str
 
 
 class Manifest:
@@ -45,20 +59,29 @@ class Manifest:
     ----------
     frame : DataFrame
         At least the columns ``path`` (relative to `root`), ``variant`` and ``source_id``; further ones of `COLUMNS`
-        where known. Columns of other names are kept apart from any identity and dropped.
+        where known, and ``mask_reading``, which is kept where it is not empty throughout. Columns of other names are
+        kept apart from any identity and dropped.
     root : path
         Folder that the paths are relative to; no part of any identity.
+
+    Attributes
+    ----------
+    frame : DataFrame
+    root : Path
+    noted : tuple of Noted
+        Errors and warnings of the audit, where a scan wrote the manifest; kept in Parquet and no part of any identity.
 
     Raises
     ------
     DataError
-        If a required column or value is missing, a variant or split unknown, a text not storable or a path stands
-        twice.
+        If a required column or value is missing, a variant, split or reading of a mask unknown, a text not storable or
+        a path stands twice.
     """
 
     def __init__(self, frame: pd.DataFrame, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self.frame = _normalised(frame)
+        self.noted: tuple[Noted, ...] = ()
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, object]], root: str | os.PathLike[str]) -> Manifest:
@@ -82,13 +105,18 @@ class Manifest:
             If the file is missing, unreadable or no manifest.
         """
         path = Path(path)
+        if path.is_dir():
+            msg = f"{path} is a folder; give the file of its manifest, which `dlprobe scan {path} -o FILE` writes"
+            raise DataError(msg)
         if not path.is_file():
             msg = f"no manifest at {path}; make one with `dlprobe scan`"
             raise DataError(msg)
         if path.suffix != ".parquet":
             return cls(read_csv(path), path.parent if root is None else root)
         frame, stored = read_parquet(path)
-        return cls(frame, path.parent / stored if root is None else root)
+        found = cls(frame, path.parent / stored if root is None else root)
+        found.noted = read_noted(path)
+        return found
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write to Parquet (by the ending ``.parquet``) or CSV, whole or not at all; an older manifest is replaced.
@@ -104,7 +132,7 @@ class Manifest:
             path.parent.mkdir(parents=True, exist_ok=True)
             with publish(path) as scratch:
                 if path.suffix == ".parquet":
-                    _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent))
+                    _write_parquet(self.frame, scratch, os.path.relpath(self.root, path.parent), self.noted)
                 else:
                     self.frame.to_csv(scratch, index=False)
         except OSError as error:
@@ -170,7 +198,7 @@ def _is_manifest(path: Path) -> bool:
             return False
     with path.open("rb") as file:
         header = file.readline(1000).strip()
-    return header in {",".join(columns).encode() for columns in (COLUMNS, TEXT_COLUMNS)}
+    return header in {",".join(columns).encode() for columns in (COLUMNS, TEXT_COLUMNS, (*COLUMNS, MASK_READING))}
 
 
 def source_groups(frame: pd.DataFrame) -> pd.Series:
@@ -233,12 +261,31 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, str]:
     return table.to_pandas(), stored
 
 
-def _write_parquet(frame: pd.DataFrame, path: Path, root: str) -> None:
+def read_noted(path: str | os.PathLike[str]) -> tuple[Noted, ...]:
+    """Return what the audit noted of a manifest, from the file's header; nothing of CSV, which has no place for it.
+
+    Parameters
+    ----------
+    path : path
+        Of a manifest.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        stored = (pq.read_schema(path).metadata or {}).get(_NOTED_KEY, b"[]")
+        return tuple(Noted(*entry) for entry in json.loads(stored))
+    except (pa.ArrowException, OSError, ValueError, TypeError):
+        return ()
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path, root: str, noted: tuple[Noted, ...]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata({_ROOT_KEY: root.encode()}), path)
+    about = {_ROOT_KEY: root.encode(), **({_NOTED_KEY: json.dumps(noted).encode()} if noted else {})}
+    pq.write_table(table.replace_schema_metadata(about), path)
 
 
 def _normalised(frame: pd.DataFrame) -> pd.DataFrame:
@@ -251,6 +298,8 @@ def _normalised(frame: pd.DataFrame) -> pd.DataFrame:
     }
     sizes = {name: _sizes(frame, name) for name in SIZE_COLUMNS}
     table = pd.DataFrame({**text, **sizes})
+    if MASK_READING in frame and ((readings := as_text(frame[MASK_READING])) != "").any():
+        table[MASK_READING] = readings
     _check(table)
     return table.sort_values("path", kind="stable").reset_index(drop=True)
 
@@ -287,6 +336,11 @@ def _check(table: pd.DataFrame) -> None:
     if not (known := table["variant"].isin([str(v) for v in VARIANTS])).all():
         row = table[~known].iloc[0]
         msg = f"{row['path']} has the variant {row['variant']!r}; write one of {', '.join(VARIANTS)}"
+        raise DataError(msg)
+    if MASK_READING in table and not (known := table[MASK_READING].isin(MASK_READINGS)).all():
+        row = table[~known].iloc[0]
+        choice = ", ".join(filter(None, MASK_READINGS))
+        msg = f"{row['path']} has the {MASK_READING} {row[MASK_READING]!r}; write one of {choice} or leave it empty"
         raise DataError(msg)
     if not (known := table["split"].isin(["", *SPLITS])).all():
         row = table[~known].iloc[0]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlprobe.data.images import MAX_PIXELS, enlarge, enlarge_regions, read_image, read_mask
+from dlprobe.data.manifest import MASK_READING
 from dlprobe.data.provenance import region_map
 from dlprobe.errors import DataError
 from dlprobe.spec import sha256_of_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -57,6 +59,31 @@ def read_sample(root: Path, row: pd.Series, window_px: int, *, max_pixels: int =
             "scan the data set again"
         )
         raise DataError(msg)
-    mask = read_mask(root / row["mask"], size, max_pixels=max_pixels) if row["mask"] else None
-    regions = region_map(row["variant"], size, mask)
+    regions = region_map(row["variant"], size, mask_of(row, root, size, max_pixels=max_pixels))
     return Sample(enlarge(pixels, window_px), enlarge_regions(regions, window_px), sha256_of_file(path))
+
+
+def mask_of(
+    row: pd.Series | Mapping[str, Any], root: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_] | None:
+    """Read the mask of a row of a manifest as the row says that it is to be read; None if it has none.
+
+    Parameters
+    ----------
+    row : Series or mapping
+        With ``mask``, and ``mask_reading`` where the manifest has it.
+    root : Path
+        Folder that the row's paths are relative to.
+    size : tuple of int
+        Height and width of the image.
+    max_pixels : int
+        Larger masks are refused as decompression bombs.
+
+    Raises
+    ------
+    DataError
+        If the mask is missing, damaged, or of another size than the image.
+    """
+    if not row["mask"]:
+        return None
+    return read_mask(root / row["mask"], size, reading=row.get(MASK_READING) or "", max_pixels=max_pixels)

@@ -15,10 +15,19 @@ import pandas as pd
 
 from dlprobe import plotting
 from dlprobe.data.audit import SAMPLE, audit
-from dlprobe.data.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size
+from dlprobe.data.images import (
+    IMAGE_SUFFIXES,
+    INVERTED,
+    MASK_READINGS,
+    MAX_PIXELS,
+    RESIZED,
+    image_size,
+    same_view,
+    stretch,
+)
 from dlprobe.data.layouts import LAYOUTS, Finding, Guess, Ignored, Record, Reject
 from dlprobe.data.layouts.base import walk
-from dlprobe.data.manifest import UNSTORABLE, Manifest
+from dlprobe.data.manifest import MASK_READING, UNSTORABLE, Manifest, Noted
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
 
@@ -103,6 +112,11 @@ class ScanResult:
         return [finding for finding in self.findings if finding.severity != "info"]
 
     @property
+    def errors(self) -> list[Finding]:
+        """The findings that will bend a number."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
     def ignored_reasons(self) -> dict[str, int]:
         """Number of ignored files for each reason, the most frequent first."""
         return dict(Counter(item.reason for item in self.ignored).most_common())
@@ -116,6 +130,8 @@ def scan(
     sample: int | None = SAMPLE,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
+    mask_inverted: bool = False,
+    mask_resize: bool = False,
     **options: Any,
 ) -> ScanResult:
     """Read a data set and audit it.
@@ -132,6 +148,11 @@ def scan(
         Of the audit's checks on pixels, see `dlprobe.data.audit.audit`; a sample of None takes all images, 0 none.
     max_pixels : int
         Images and masks with more pixels are rejects; raise it for files that you trust.
+    mask_inverted : bool
+        Black, and not white, is what was manipulated, in every mask.
+    mask_resize : bool
+        Bring masks of another size than their image to it, by nearest neighbour, where they can show the whole of it.
+        The manifest says of each image how its mask is read (``mask_reading``), which is part of its identity.
     **options
         Options of the layout.
 
@@ -159,7 +180,9 @@ def scan(
     rejects = [item for item in found if isinstance(item, Reject)]
     files = list(walk(place)) if place.is_dir() else []
     records = _sound(found, rejects)
-    headers = _Headers(folder, max_pixels)
+    if mask_inverted:
+        records = [each._replace(mask_reading=_read_as(each, INVERTED)) if each.mask else each for each in records]
+    headers = _Headers(folder, max_pixels, resize=mask_resize)
     manifest = headers.manifest(records, rejects, progress)
     if not len(manifest):
         first = f"; the first: {rejects[0].path}: {rejects[0].reason}" if rejects else ""
@@ -168,10 +191,10 @@ def scan(
     ignored = _leftovers(files, found, manifest, rejects)
     named = {*manifest.frame["path"], *(item.path for item in rejects)}
     listed = len(manifest) + len(rejects) - len(named.intersection(files))
-    findings = [item for item in found if isinstance(item, Finding)]
-    findings += _findings_on_files(rejects, ignored)
+    about_images = [item for item in found if isinstance(item, Finding)]
+    about_files = [*_findings_on_files(rejects, ignored), *_findings_on_readings(manifest, headers.most_stretch)]
     guesses = [item for item in found if isinstance(item, Guess)]
-    findings += audit(
+    audited = audit(
         manifest,
         sample=sample,
         seed=seed,
@@ -179,6 +202,12 @@ def scan(
         max_pixels=max_pixels,
         progress=_offset(progress, len(records)),
     )
+    manifest.noted = tuple(
+        Noted(each.name, each.severity, each.count, _printable(each.detail))
+        for each in (*about_images, *audited)
+        if each.severity != "info"
+    )
+    findings = [*about_images, *about_files, *audited]
     rejects = [item._replace(path=_printable(item.path), reason=_printable(item.reason)) for item in rejects]
     findings = [
         replace(each, detail=_printable(each.detail), examples=tuple(map(_printable, each.examples)))
@@ -209,6 +238,9 @@ def _sound(found: Iterable[Item], rejects: list[Reject]) -> list[Record]:
             fault = "surplus-mask" if item.mask else "no-mask"
             verb = "has no mask, but one is named" if item.mask else "needs a mask and has none"
             reason = f"variant {item.variant} {verb}; correct the row"
+        elif item.mask_reading not in MASK_READINGS or (item.mask_reading and not item.mask):
+            choice = f"write one of {', '.join(filter(None, MASK_READINGS))}, or leave it empty; empty without a mask"
+            fault, reason = "bad-row", f"no {MASK_READING} {item.mask_reading!r}: {choice}"
         elif any(UNSTORABLE.search(text) for text in item):
             fault, reason = "unstorable-name", "a name with a control character, or bytes that are no UTF-8; rename it"
         elif item.path in sound:
@@ -228,10 +260,12 @@ class _Fault(NamedTuple):
 class _Headers:
     """Reads sizes from headers, in threads; remembers masks, which images share."""
 
-    def __init__(self, root: Path, max_pixels: int) -> None:
+    def __init__(self, root: Path, max_pixels: int, *, resize: bool) -> None:
         self._root = root
         self._max_pixels = max_pixels
+        self._resize = resize
         self._masks: dict[str, Size | _Fault] = {}
+        self.most_stretch = 0.0
 
     def manifest(self, records: list[Record], rejects: list[Reject], progress: Progress | None) -> Manifest:
         """Return the manifest of the records that can be used; the others join the rejects."""
@@ -241,11 +275,11 @@ class _Headers:
         with ThreadPoolExecutor() as pool:
             done = 0
             for batch, found in zip(batches, pool.map(self._sizes, batches), strict=True):
-                for record, size in zip(batch, found, strict=True):
+                for record, (size, resized) in zip(batch, found, strict=True):
                     if isinstance(size, _Fault):
                         rejects.append(Reject(record.path, size.reason, size.name))
                     else:
-                        kept.append(record)
+                        kept.append(self._resized(record, size) if resized else record)
                         sizes.append(size)
                 done += len(batch)
                 if progress:
@@ -254,16 +288,26 @@ class _Headers:
         height, width = np.array(sizes, np.int64).reshape(-1, 2).T
         return Manifest(frame.assign(height=height, width=width), self._root)
 
-    def _sizes(self, records: list[Record]) -> list[Size | _Fault]:
+    def _resized(self, record: Record, size: Size) -> Record:
+        if not isinstance(mask := self._masks[record.mask], _Fault):
+            self.most_stretch = max(self.most_stretch, stretch(mask, size))
+        return record._replace(mask_reading=_read_as(record, RESIZED))
+
+    def _sizes(self, records: list[Record]) -> list[tuple[Size | _Fault, bool]]:
         return [self._fitting_size(record) for record in records]
 
-    def _fitting_size(self, record: Record) -> Size | _Fault:
+    def _fitting_size(self, record: Record) -> tuple[Size | _Fault, bool]:
+        """Return the size of an image, and whether its mask is to be brought to it."""
         size = self._size(record.path)
         if not record.mask or isinstance(size, _Fault):
-            return size
+            return size, False
         if record.mask not in self._masks:
             self._masks[record.mask] = self._size(record.mask)
-        return _compared(size, self._masks[record.mask], self._root / record.mask)
+        mask = self._masks[record.mask]
+        wanted = self._resize or RESIZED in record.mask_reading
+        if wanted and not isinstance(mask, _Fault) and mask != size and same_view(mask, size):
+            return size, True
+        return _compared(size, mask, self._root / record.mask), False
 
     def _size(self, name: str) -> Size | _Fault:
         path = self._root / name
@@ -280,7 +324,11 @@ def _compared(size: Size, mask: Size | _Fault, path: Path) -> Size | _Fault:
         return size
     turned = mask == size[::-1]
     reason = f"mask {path} is {mask[1]}x{mask[0]} px, its image {size[1]}x{size[0]} px"
-    return _Fault("mask-transposed", f"{reason}, transposed") if turned else _Fault("mask-size", reason)
+    if turned:
+        return _Fault("mask-transposed", f"{reason}, transposed; turn the mask")
+    if same_view(mask, size):
+        return _Fault("mask-size", f"{reason}; if it shows the whole image, scan with --mask-resize")
+    return _Fault("mask-size", f"{reason}, of another shape; bring it to the image's size, or leave the row out")
 
 
 def _leftovers(files: list[str], found: Iterable[Item], manifest: Manifest, rejects: list[Reject]) -> list[Ignored]:
@@ -324,6 +372,24 @@ def _findings_on_files(rejects: list[Reject], ignored: list[Ignored]) -> Iterato
     for kind, (name, detail) in advice.items():
         if paths := [item.path for item in ignored if item.reason == kind]:
             yield Finding(name, detail, len(paths), "warning", tuple(paths[:5]))
+
+
+def _read_as(record: Record, how: str) -> str:
+    """Return how the mask of a record is read if it is read in this way, too."""
+    return "+".join(each for each in (INVERTED, RESIZED) if each in record.mask_reading or each == how)
+
+
+def _findings_on_readings(manifest: Manifest, most_stretch: float) -> Iterator[Finding]:
+    frame = manifest.frame
+    if MASK_READING not in frame:
+        return
+    brought = "masks of another size, brought to that of their image by nearest neighbour"
+    for how, name, detail in (
+        (INVERTED, "mask-read-inverted", "masks whose black is taken for what was manipulated"),
+        (RESIZED, "mask-resized", f"{brought}, stretched by up to {most_stretch:.1%}"),
+    ):
+        if paths := frame.loc[frame[MASK_READING].str.contains(how), "path"].tolist():
+            yield Finding(name, detail, len(paths), "info", tuple(paths[:5]))
 
 
 def _offset(progress: Progress | None, start: int) -> Progress | None:

@@ -16,6 +16,7 @@ from dlprobe.extraction.decoding import Unreadable, decoded_ahead
 from dlprobe.extraction.embedding import moments, run_backbone
 from dlprobe.extraction.planning import degradations_of
 from dlprobe.probes import GroupMoments
+from dlprobe.spec import sha256_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,6 +77,12 @@ class LiveWindows:
         self.kept: NDArray[np.bool_] = np.ones(len(planned.windows), bool)
         self.rejects: dict[str, str] = {}
         self.backbone = backbone
+
+    def image_hashes(self) -> dict[str, str]:
+        """Return the sha256 of each image file that could be read, by path; reads all of them once."""
+        paths = self.windows.loc[self.kept, "path"].unique()
+        files = {path: self._manifest.root / path for path in paths}
+        return {path: sha256_of_file(file) for path, file in files.items() if file.is_file()}
 
     def blocks(self, selected: NDArray[np.bool_]) -> Iterator[Block]:
         """Decode and embed windows in stored order, block by block; those of unreadable images are left out.

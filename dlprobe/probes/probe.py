@@ -38,6 +38,13 @@ CARD_FIELDS = (
 )
 
 
+#: What a card lists of image files: as many digits of the sha256 of each.
+FILE_DIGITS = 16
+#: Ending of the fields of a card's ``data`` that list files, and what a probe owes to the photographs of each.
+FILES = "_files"
+PARTS = {"train": "trained on", "val": "chosen on", "calibration": "calibrated on"}
+
+
 def make_card(
     *,
     model: ModelSpec | None,
@@ -183,6 +190,17 @@ class Probe:
             raise ProbeError(msg)
         result: NDArray[np.floating] = embeddings.astype(self.weights.dtype, copy=False) @ self.weights.T + self.bias
         return result
+
+    def seen_files(self) -> dict[str, str] | None:
+        """Return what the probe owes to image files, by the first digits of their sha256; None if the card lists none.
+
+        Files are of photographs that it was ``trained on``, ``chosen on`` (with settings and threshold) or
+        ``calibrated on``; all files of a photograph count that the caches held.
+        """
+        lists = {part: self.card["data"].get(f"{part}{FILES}") for part in PARTS}
+        if all(found is None for found in lists.values()):
+            return None
+        return {file: what for part, what in reversed(PARTS.items()) for file in lists[part] or ()}
 
     def require_model(self, spec: ModelSpec | None, what: str = "the probe and these embeddings") -> bool:
         """Refuse embeddings of another model.

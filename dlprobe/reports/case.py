@@ -15,6 +15,7 @@ from dlprobe.errors import DataError, OutputError, ProbeError
 from dlprobe.localization.outputs.pictures import HATCHED_FROM, centred
 from dlprobe.plotting import SCORE_MAP
 from dlprobe.probes import Probe
+from dlprobe.probes.probe import FILES
 from dlprobe.reports.page import Section, jpeg_uri, png_uri, require_html, shrunk, write_page
 from dlprobe.spec import sha256_of_file
 
@@ -179,6 +180,7 @@ def _sections(record: dict[str, Any], card: dict[str, Any] | None) -> Iterator[S
         {
             "image score": f"{record['image_score']:.4f} ({record.get('image_score_is', '')})",
             "marked share": f"{record['area']:.2%} of the map at working size",
+            **({"has the probe seen it": record["seen"]["says"]} if "seen" in record else {}),
             "threshold": f"{record['threshold']:.6g} ({record.get('threshold_policy') or 'no policy known'})",
             "size": f"{image['width']} x {image['height']} px, looked at as "
             f"{working.get('width', '?')} x {working.get('height', '?')} px",
@@ -204,6 +206,8 @@ def _sections(record: dict[str, Any], card: dict[str, Any] | None) -> Iterator[S
     )
 
 
+#: Endings of what a card lists and a page only counts.
+_COUNTED = {"_sources": "photographs", FILES: "files"}
 #: What `localize` records of how sure a map is, in words.
 _CONFIDENCE = {
     "disagreement_mean": "confidence: how far windows disagree (standard deviation of their scores), mean over pixels",
@@ -235,8 +239,8 @@ def _training(card: dict[str, Any] | None) -> Section:
         "scores at selection": card["metrics"],
     }
     for name, value in card["data"].items():
-        long = isinstance(value, list) and name.endswith("_sources")
-        facts[name.replace("_", " ")] = f"{len(value)} photographs" if long else value
+        counted = next((what for end, what in _COUNTED.items() if name.endswith(end)), None)
+        facts[name.replace("_", " ")] = f"{len(value)} {counted}" if counted and isinstance(value, list) else value
     for number, note in enumerate(card["notes"], 1):
         facts[f"note {number}"] = note
     return _facts(title, facts)

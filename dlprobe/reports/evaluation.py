@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlprobe.data.images import read_image, read_mask
+from dlprobe.data.images import read_image
+from dlprobe.data.samples import mask_of
 from dlprobe.errors import DataError
 from dlprobe.plotting import png
 from dlprobe.publish import publish
@@ -187,7 +188,8 @@ def _exhibit(row: dict[str, Any], root: Path, levels: NDArray[np.uint8], fake: b
     size = levels.shape
     try:
         photo = read_image(root / row["path"])
-        truth = read_mask(root / row["mask"], (size[0], size[1])) if row["mask"] else np.zeros(size, bool)
+        found = mask_of(row, root, (size[0], size[1]))
+        truth = np.zeros(size, bool) if found is None else found
     except DataError:
         photo, truth = np.full((*size, 3), 128, np.uint8), np.zeros(size, bool)
         words.append("(the image is no longer where it was)")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from dlprobe.data.audit.examine import Examination, Subject, examine, grey_levels
-from dlprobe.data.images import IMAGE_SUFFIXES, MASK_THRESHOLD, MAX_PIXELS, read_image
+from dlprobe.data.images import IMAGE_SUFFIXES, MAX_PIXELS, marked, read_image
 from dlprobe.errors import DataError
 from dlprobe.reports.page import jpeg_uri, require_html, shrunk, write_page
 
@@ -144,8 +144,7 @@ class _Exhibition:
 
     def _record(self, row: dict[str, Any]) -> Exhibit:
         partners = () if row["variant"] == "real" else tuple(self._partners[_family(row)])
-        subject = Subject(**{name: row[name] for name in Subject._fields[:-1]}, partners=partners)
-        found = examine(self._root, subject, self._max_pixels)
+        found = examine(self._root, Subject.of(row, partners), self._max_pixels)
         try:
             shots = tuple(self._shots(found))
         except DataError as error:
@@ -156,7 +155,8 @@ class _Exhibition:
         image = self._read(found.subject.path)
         yield Shot("image", _picture(image))
         if found.subject.mask and not found.fault:
-            white = grey_levels(self._root / found.subject.mask, self._max_pixels) > MASK_THRESHOLD
+            grey = grey_levels(self._root / found.subject.mask, self._max_pixels)
+            white = marked(grey, (image.shape[0], image.shape[1]), found.subject.mask_reading)
             yield Shot("mask outlined", jpeg_uri(_outline(image, white)))
         elif found.subject.mask and found.fault in {"mask-size", "mask-transposed"}:
             yield Shot("mask", _picture(self._read(found.subject.mask)))

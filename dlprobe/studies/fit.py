@@ -23,7 +23,7 @@ from dlprobe.studies.fitting.pool import open_pools, share_grid
 from dlprobe.studies.fitting.scoring import Calibration, Pooled, score_images
 from dlprobe.studies.fitting.selection import select
 from dlprobe.studies.fitting.settings import FitSettings
-from dlprobe.studies.fitting.splits import assign, sources_by_part
+from dlprobe.studies.fitting.splits import assign, files_by_part, sources_by_part
 from dlprobe.studies.results import (
     AUTHENTIC_VARIANTS,
     FAKE_VARIANTS,
@@ -41,7 +41,7 @@ from dlprobe.studies.runs import desk, prepare_run, settings_record, texts_of, w
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -272,6 +272,7 @@ def _promised(
 def _probes(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame) -> dict[str, Probe]:
     """Return the probes of a model by their path: one for new images, and one for each fold and seed."""
     found = {}
+    hashes = [cache.image_hashes for cache in fit.pool.caches]
     for column in (*fit.selection.final, *fit.selection.tested):
         if column.nearest is not None:
             continue
@@ -279,11 +280,13 @@ def _probes(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame) -> dic
         if column.fold >= 0:
             path = f"{FOLDS_FOLDER}/{path}-{column.fold}"
             path += f"-seed{column.seed}" if column.seed != settings.seed else ""
-        found[f"{slug(fit.name)}/{path}"] = _probe(fit, settings, results, column)
+        found[f"{slug(fit.name)}/{path}"] = _probe(fit, settings, results, column, hashes)
     return found
 
 
-def _probe(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame, column: Column) -> Probe:
+def _probe(
+    fit: _ModelFit, settings: FitSettings, results: pd.DataFrame, column: Column, hashes: Sequence[Mapping[str, str]]
+) -> Probe:
     pool, assignment = fit.pool, fit.assignment
     took_part = sources_by_part(assignment, pool.windows["source_id"], pool.kept, column.fold)
     promise = fit.promises.get(id(column))
@@ -309,6 +312,7 @@ def _probe(fit: _ModelFit, settings: FitSettings, results: pd.DataFrame, column:
             "data_fingerprint": fingerprint(identity),
             "split": assignment.description,
             **took_part,
+            **files_by_part(took_part, pool.windows, hashes),
             "held_out_generators": list(settings.hold_out),
         },
         notes=[f"licence of the backbone: {origin['licence']}", f"backbone trained on: {origin['trained_on']}"],

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -159,6 +160,26 @@ class TestBlocks:
             assert_array_equal(block.embeddings, copy)
 
 
+@pytest.fixture(scope="module")
+def every_array(manifest, projection, tmp_path_factory):
+    """A cache that has each array that a cache can have."""
+    from dlprobe.extraction import extract
+
+    class WithClassTokens(projection.Projection):
+        def with_class_tokens(self, windows):
+            tokens = self(windows)
+            return tokens, tokens.mean(dim=(1, 2))
+
+    path = tmp_path_factory.mktemp("every") / "cache"
+    extract(manifest, WithClassTokens(), path, stride_px=40, block_windows=4, dtype="int8", cls=True)
+    return path
+
+
+@pytest.fixture
+def full(every_array, tmp_path):
+    return Path(shutil.copytree(every_array, tmp_path / "cache"))
+
+
 class TestMissing:
     @pytest.fixture
     def incomplete(self, copy):
@@ -205,6 +226,29 @@ class TestMissing:
         with pytest.raises(CacheError, match=r"\(block 1\) is missing or has another length"):
             ask([4])
         ask([0])
+
+    @pytest.mark.parametrize("name", sorted(BLOCK_ARRAYS | {"windows", "manifest", "reference", "scale", "cls"}))
+    @pytest.mark.parametrize("place", ["first", "last"])
+    def test_whoever_needs_a_whole_cache_misses_a_chunk_that_nothing_reads(self, full, name, place):
+        open_cache(full).require_complete()
+        chunk = sorted((full / "features.zarr" / name).glob("c.*"))[0 if place == "first" else -1]
+        chunk.unlink()
+        cache = open_cache(full)
+        assert cache.absent == [chunk.relative_to(full).as_posix()]
+        with pytest.raises(CacheError, match=rf"{name}/c\.\d+\S* is missing; run `dlprobe cache repair`"):
+            cache.require_complete()
+
+    def test_the_file_of_the_other_back_end_is_all_there(self, whole, tmp_path):
+        from dlprobe.cache import convert
+
+        convert(whole, tmp_path / "hdf5", store="hdf5")
+        assert open_cache(tmp_path / "hdf5").absent == []
+
+    def test_several_missing_chunks_are_counted(self, copy):
+        for path in (copy / "features.zarr" / "regions").glob("c.[01].*"):
+            path.unlink()
+        with pytest.raises(CacheError, match=r"regions/c\.0\.0\.0 and 1 more are missing"):
+            open_cache(copy).require_complete()
 
     def test_a_block_that_vanishes_while_it_is_streamed(self, copy):
         cache = open_cache(copy)

@@ -55,6 +55,20 @@ def test_damage_is_found_repaired_and_gone(copy, manifest, tiny_cache):
     assert parts[0] == parts[1]
 
 
+@pytest.mark.parametrize("name", ["coverage", "embeddings", "manifest", "moments", "reference", "regions", "windows"])
+def test_a_fit_misses_what_verify_misses_and_repair_brings_it_back(copy, manifest, tmp_path, name):
+    [chunk, *_] = sorted((copy / "features.zarr" / name).glob("c.*"))
+    stored = chunk.read_bytes()
+    chunk.unlink()
+    [found] = rows(dlprobe("cache", "verify", copy, "--json", code=3))
+    result = dlprobe("fit", copy, "-o", tmp_path / "run", code=2)
+    [line] = result.stderr.strip().splitlines()
+    assert found["file"] in line
+    assert "`dlprobe cache repair`" in line
+    dlprobe("cache", "repair", copy, manifest)
+    assert chunk.read_bytes() == stored
+
+
 def test_deep_verification_reads_images(copy, manifest):
     dlprobe("cache", "verify", copy, "--deep", 3, "--manifest", manifest)
     assert "--manifest" in dlprobe("cache", "verify", copy, "--deep", 3, code=2).stderr

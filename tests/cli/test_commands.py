@@ -81,6 +81,19 @@ def test_scan_counts_on_stdout_and_talks_on_stderr(tiny, tmp_path):
     assert "104 images" in result.stderr
 
 
+def test_a_shard_without_a_block_says_why(manifest, tmp_path):
+    asking = ("extract", manifest, "-o", tmp_path / "cache", "--backbone", "residual:srm", *SMALL, "--shard", "1/2")
+    few = ("--block-windows", 5000)
+    for more in ((*few, "--dry-run"), few):
+        result = dlprobe(*asking, *more)
+        assert result.exit_code == 0, result.stderr
+        (line,) = result.stderr.strip().splitlines()
+        assert line.startswith("shard 1/2 has nothing to do: the ")
+        assert "make 1 block of 5000, fewer than 2 shards; " in line
+        assert "--block-windows" in line
+    assert "nothing to do" not in dlprobe(*asking, "--block-windows", 100, "--dry-run").stderr
+
+
 def test_the_whole_path_from_manifest_to_mask(manifest, tiny, tmp_path):
     cache, run = tmp_path / "cache", tmp_path / "run"
     extracting = ("extract", manifest, "-o", cache, "--backbone", "residual:srm", "--window", 112, "--stride", 112)
@@ -113,6 +126,13 @@ def test_the_whole_path_from_manifest_to_mask(manifest, tiny, tmp_path):
     assert result.exit_code == 0, result.stderr
     row = json.loads(result.stdout)
     assert 0 <= row["area"] <= 1
+    assert row["seen"] == "trained on"
+    assert f"warning: {image}: the probe was trained on this photograph" in result.stderr
+    copy = tmp_path / "copy.png"
+    Image.open(image).save(copy, compress_level=1)
+    result = dlprobe("localize", probe, image, copy, "-o", tmp_path / "masks", "--stride", 56, "--json")
+    assert [json.loads(line)["seen"] for line in result.stdout.splitlines()] == ["trained on", ""]
+    assert "has seen the photographs of 1 of 2 images (1 trained on; the first: " in result.stderr
     mask = np.asarray(Image.open(Path(row["folder"]) / "mask.png"))
     assert mask.shape == np.asarray(Image.open(image)).shape[:2]
 

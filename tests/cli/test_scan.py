@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dlprobe.cache import open_cache
+from dlprobe.data import Manifest
 from dlprobe.errors import CacheError
 
 (SCRIPT,) = entry_points(group="console_scripts", name="dlprobe")
@@ -81,15 +82,33 @@ def test_findings_and_rejects_are_told_with_severity_name_count_and_examples(sca
     mask = clean / "masks/sp/lama/1.png"
     save(mask, 255 - np.asarray(Image.open(mask)))
     result = dlprobe(*scanning)
-    assert result.exit_code == 0
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-1].endswith("0 rejected, 1 findings, 1 of them an error")
     assert re.search(r"^error: mask-inverted \(1\): .*; such as sp/lama/1.png$", result.stderr, re.MULTILINE)
-    assert dlprobe(*scanning, "--strict").exit_code == 3
 
     (clean / "real/0.png").write_bytes(b"no image")
     result = dlprobe(*scanning)
     assert result.exit_code == 3
     assert re.search(r"^rejected: unreadable: real/0.png: .*damaged", result.stderr, re.MULTILINE)
     assert "9 files in = 5 records + 1 rejects + 3 ignored (mask 3)" in result.stderr
+
+
+def test_errors_of_the_scan_are_told_again_by_whoever_uses_the_manifest(scanning, clean, tmp_path):
+    extracting = ("extract", tmp_path / "m.parquet", "--backbone", "residual:srm", "--window", 56, "--dry-run", "-o")
+    assert dlprobe(*scanning).exit_code == 0
+    before = Manifest.read(tmp_path / "m.parquet")
+    assert "warning" not in dlprobe(*extracting, tmp_path / "cache").stderr
+    mask = clean / "masks/sp/lama/1.png"
+    save(mask, 255 - np.asarray(Image.open(mask)))
+    (clean / "real/0.png").write_bytes(b"no image")  # left out, and so no fault of what is there
+    assert dlprobe(*scanning).exit_code == 3
+    assert [noted.name for noted in Manifest.read(tmp_path / "m.parquet").noted] == ["mask-inverted"]
+    result = dlprobe(*extracting, tmp_path / "cache")
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert f"the scan that wrote {tmp_path / 'm.parquet'} found an error: mask-inverted (1); " in line
+    save(clean / "real/0.png", np.asarray(Image.open(clean / "real/1.png")))
+    dlprobe(*scanning)
+    assert Manifest.read(tmp_path / "m.parquet").sha256 == before.sha256  # no part of the identity
 
 
 def test_facts_are_no_faults(scanning, clean):
@@ -233,7 +252,7 @@ def test_a_report_is_written_on_wish(scanning, clean, tmp_path):
     mask = clean / "masks/sp/lama/1.png"
     save(mask, 255 - np.asarray(Image.open(mask)))
     result = dlprobe(*scanning, "--report", tmp_path / "new/r.html")
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 3, result.stderr
     assert f"report: {tmp_path / 'new/r.html'}" in result.stderr
     html = (tmp_path / "new/r.html").read_text()
     assert "mask-inverted" in html

@@ -90,8 +90,10 @@ def test_each_planted_fault_is_a_reject_by_name(clean):
     result = scan(clean)
     found = reasons(result)
     assert found["missing.png"].startswith("no image at")
-    assert found["size.png"].endswith("small.png is 12x8 px, its image 24x16 px")
-    assert found["turned.png"].endswith("turned.png is 16x24 px, its image 24x16 px, transposed")
+    assert found["size.png"].endswith(
+        "small.png is 12x8 px, its image 24x16 px; if it shows the whole image, scan with --mask-resize"
+    )
+    assert found["turned.png"].endswith("turned.png is 16x24 px, its image 24x16 px, transposed; turn the mask")
     assert "needs a mask and has none" in found["nomask.png"]
     assert "has no mask, but one is named" in found["extra.png"]
     assert found["strange.png"] == "no variant 'spliced'; write one of real, ae, aesp, sp, fr"

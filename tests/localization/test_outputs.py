@@ -398,3 +398,41 @@ def test_colours_are_centred_on_the_threshold_along_the_logits():
     pixels, mask = np.full((1, 5, 3), 100, np.uint8), np.zeros((1, 5), bool)
     tinted = overlay(pixels, scores[None], mask, threshold=float(scores[3]))
     assert len(np.unique(tinted[0, 2:], axis=0)) == 3
+
+
+class TestSeen:
+    """Whether a probe has seen an image's photograph is told by the bytes of the file."""
+
+    def card(self, probe, **lists):
+        return Probe(probe.weights, probe.bias, {**probe.card, "data": lists})
+
+    @pytest.mark.parametrize("part", ["train", "val", "calibration"])
+    def test_a_file_that_had_a_part_is_named_with_its_part(self, tmp_path, backbone, probe, image, part):
+        mark, other = sha256_of_file(image)[:16], "0" * 16
+        lists = {f"{name}_files": [mark if name == part else other] for name in ("train", "val", "calibration")}
+        seeing = self.card(probe, **lists)
+        expected = {"train": "trained on", "val": "chosen on", "calibration": "calibrated on"}[part]
+        for skipped in (False, True):
+            (result,) = localize([image], backbone, seeing, tmp_path / "out", stride_px=56)
+            assert (result.seen, result.skipped) == (expected, skipped)
+        record = json.loads((result.folder / "result.json").read_text())
+        assert record["seen"]["kind"] == expected
+        assert f"the probe was {expected} this photograph" in record["seen"]["says"]
+        assert list(pd.read_parquet(tmp_path / "out" / "results.parquet")["seen"]) == [expected]
+
+    def test_training_counts_more_than_choosing(self, probe, image):
+        mark = sha256_of_file(image)[:16]
+        found = self.card(probe, train_files=[mark], val_files=[mark]).seen_files()
+        assert found == {mark: "trained on"}
+
+    def test_other_bytes_are_not_recognized(self, tmp_path, backbone, probe, image):
+        seeing = self.card(probe, train_files=[sha256_of_file(image)[:16]])
+        copy = tmp_path / "copy.bmp"
+        Image.open(image).save(copy)
+        (result,) = localize([copy], backbone, seeing, tmp_path / "out", stride_px=56)
+        assert result.seen == ""
+        assert "saved again would not be recognized" in (result.folder / "result.json").read_text()
+
+    def test_a_card_without_lists_says_that_nobody_knows(self, tmp_path, backbone, probe, image):
+        (result,) = localize([image], backbone, probe, tmp_path / "out", stride_px=56)
+        assert result.seen == "unknown"

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dlprobe.errors import DataError
-from dlprobe.studies.fitting.splits import UNUSED, assign
+from dlprobe.studies.fitting.splits import UNUSED, assign, files_by_part
 
 
 def windows(n_sources=12, split="", donors=True):
@@ -165,3 +165,16 @@ def test_one_split_is_thinned_too():
 def test_a_number_that_no_fold_can_train_on_is_refused(count):
     with pytest.raises(DataError, match=f"{count} sources to train on are out of range: a fold can train on 2 to"):
         assign(windows(), n_folds=4, train_sources=count)
+
+
+def test_a_card_lists_every_file_of_the_sources_that_had_a_part():
+    frame = pd.DataFrame(
+        {
+            "cache": [0, 0, 0, 0, 1, 1],
+            "path": ["a.png", "a.png", "a-sp.png", "b.png", "a.png", "c.png"],
+            "source_id": ["a", "a", "a", "b", "z", "c"],
+        }
+    )
+    hashes = [{"a.png": "1" * 64, "a-sp.png": "2" * 64, "b.png": "3" * 64}, {"a.png": "4" * 64}]  # c.png was rejected
+    found = files_by_part({"train_sources": ["a"], "val_sources": ["z", "c"], "calibration_sources": []}, frame, hashes)
+    assert found == {"train_files": ["1" * 16, "2" * 16], "val_files": ["4" * 16], "calibration_files": []}

@@ -41,6 +41,9 @@ def store_kind(place: Place) -> str:
 
 def require_cache(place: Place) -> None:
     """Raise `CacheError` unless something that a back end keeps is there."""
+    if place.folder is not None and place.folder.is_file():
+        msg = f"{place} is a file; give a cache, which is a folder that `dlprobe extract` wrote"
+        raise CacheError(msg)
     if place.children().isdisjoint(STORED_NAMES.values()):
         msg = f"no cache at {place}; make one with `dlprobe extract`"
         raise CacheError(msg)

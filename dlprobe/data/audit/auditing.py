@@ -93,11 +93,9 @@ def _examined(
     partners = {key: tuple(group["path"]) for key, group in real.groupby(["source_id", "width", "height"], sort=False)}
     chosen = spread_sample(frame, ["dataset", "generator", "variant"], sample, seed)
     subjects = [
-        Subject(
-            **{name: row[name] for name in Subject._fields[:-1]},
-            partners=()
-            if row["variant"] == "real"
-            else partners.get((row["source_id"], row["width"], row["height"]), ()),
+        Subject.of(
+            row,
+            () if row["variant"] == "real" else partners.get((row["source_id"], row["width"], row["height"]), ()),
         )
         for row in chosen.to_dict("records")
     ]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from dlprobe.data.audit.verdict import Verdict, background_verdict
-from dlprobe.data.images import MASK_THRESHOLD, MAX_PIXELS, read_image
+from dlprobe.data.images import MAX_PIXELS, RESIZED, marked, read_image, same_view
 from dlprobe.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,6 +35,13 @@ class Subject(NamedTuple):
     mask_kind: str
     dataset: str
     partners: tuple[str, ...]
+    mask_reading: str = ""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], partners: tuple[str, ...]) -> Subject:
+        """Return the subject of a manifest's row."""
+        known = {name: row[name] for name in cls._fields if name in row}
+        return cls(**known, partners=partners)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +59,7 @@ class Examination:
     brightest : int
         The mask's highest grey level.
     white_share : float
-        Share of pixels above the threshold.
+        Share of pixels above the threshold; of a mask that is read as inverted, not above it.
     partner : str
         The authentic image it was compared with.
     inside, outside : float
@@ -98,10 +105,13 @@ def examine(root: Path, subject: Subject, max_pixels: int = MAX_PIXELS) -> Exami
             grey = grey_levels(root / subject.mask, max_pixels)
         except DataError:
             return Examination(subject=subject, fault="mask-unreadable")
-        if grey.shape != image.shape[:2]:
+        if grey.shape != image.shape[:2] and not (
+            RESIZED in subject.mask_reading and same_view(grey.shape, image.shape[:2])
+        ):
             turned = grey.shape == image.shape[1::-1]
             return Examination(subject=subject, fault="mask-transposed" if turned else "mask-size")
-    mask = np.zeros(image.shape[:2], np.bool_) if grey is None else grey > MASK_THRESHOLD
+    size = image.shape[0], image.shape[1]
+    mask = np.zeros(size, np.bool_) if grey is None else marked(grey, size, subject.mask_reading)
     partner, original = _partner(root, subject.partners, image, max_pixels)
     inside, outside = _differences(original, image, mask) if original is not None else (float("nan"), float("nan"))
     exact = not partner.lower().endswith(LOSSY_SUFFIXES)

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 from dlprobe.data.audit.examine import LOSSY_SUFFIXES
-from dlprobe.data.images import MASK_THRESHOLD
+from dlprobe.data.images import INVERTED, MASK_THRESHOLD
 from dlprobe.data.layouts.base import Finding
 
 if TYPE_CHECKING:
@@ -29,10 +29,13 @@ CONTENT_DIFFERENCE = 20.0
 _KEPT_BACKGROUND = frozenset({"sp", "aesp"})
 #: Without a partner, masks whose white covers more than this are suspected.
 SUSPECT_SHARE = 0.5
+_POLARITY = "look whether white is what was generated, and scan with or without --mask-inverted"
 #: White outside these shares leaves nothing to compare.
 _FULL = 0.995
 #: What the background of each variant has to look like.
 _EXPECTED = {"sp": "sp", "aesp": "sp", "fr": "fr", "ae": "fr"}
+_INVERT = "if all are so, scan with --mask-inverted; if some, write inverted into the table's column mask_reading"
+_TURN_BACK = "scan without --mask-inverted, or correct the table's column mask_reading"
 _FAULTS = {
     "unreadable": "images that open but do not decode to their end",
     "mask-unreadable": "masks that do not decode",
@@ -60,13 +63,16 @@ def mask_findings(examined: Sequence[Examination]) -> Iterator[Finding]:
     masked = [e for e in examined if e.subject.mask and not e.fault]
     soft = [e for e in masked if e.levels > 2 and not e.subject.mask_kind.endswith("-soft")]
     soft.sort(key=lambda e: -e.levels)
-    inverted = sorted((e for e in masked if polarity(e) < 0), key=lambda e: e.inside - e.outside)
+    contrary = sorted((e for e in masked if polarity(e) < 0), key=lambda e: e.inside - e.outside)
+    inverted = [e for e in contrary if INVERTED not in e.subject.mask_reading]
+    upright = [e for e in contrary if INVERTED in e.subject.mask_reading]
     for name, detail, severity, wrong in (
         ("mask-levels", "masks with more than two grey levels, of which those above 127 count", "warning", soft),
         ("mask-dark", "masks not black but nowhere above 127: write 255", "error", [e for e in masked if _dark(e)]),
-        ("mask-empty", "masks without white", "error", [e for e in masked if e.brightest == 0]),
-        ("mask-full", "masks all white, without background", "warning", [e for e in masked if e.white_share > _FULL]),
-        ("mask-inverted", "masks whose black was changed and whose white was kept", "error", inverted),
+        ("mask-empty", "masks that mark nothing", "error", [e for e in masked if not e.white_share and not _dark(e)]),
+        ("mask-full", "masks that leave no background", "warning", [e for e in masked if e.white_share > _FULL]),
+        ("mask-inverted", f"masks whose black was changed and whose white was kept ({_INVERT})", "error", inverted),
+        ("mask-inverted", f"masks read as inverted, whose white was changed ({_TURN_BACK})", "error", upright),
     ):
         yield from _finding(name, detail, severity, len(masked), wrong)
     yield from _mostly_white(masked)
@@ -127,7 +133,7 @@ def _mostly_white(masked: Sequence[Examination]) -> Iterator[Finding]:
     for (_, generator, _), group in sorted(groups.items()):
         white = [e for e in group if e.white_share > SUSPECT_SHARE]
         if 2 * len(white) > len(group):
-            detail = f"white covers more than half in {len(white)} of {len(group)} masks{_by(generator)}: inverted?"
+            detail = f"more than half is marked in {len(white)} of {len(group)} masks{_by(generator)}: {_POLARITY}"
             white.sort(key=lambda e: -e.white_share)
             yield Finding("mask-mostly-white", detail, len(white), "warning", tuple(e.subject.mask for e in white[:5]))
 

@@ -36,7 +36,7 @@ COCO_STEM = re.compile(r"^(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})$")
 
 
 class Record(NamedTuple):
-    """An image that a layout found: the text columns of a manifest."""
+    """An image that a layout found: the text columns of a manifest, and how its mask is read."""
 
     path: str
     variant: str
@@ -47,6 +47,7 @@ class Record(NamedTuple):
     mask_kind: str = ""
     split: str = ""
     dataset: str = ""
+    mask_reading: str = ""
 
 
 class Reject(NamedTuple):

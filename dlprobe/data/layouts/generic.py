@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, contents, orphan_masks
-from dlprobe.data.manifest import REQUIRED, TEXT_COLUMNS, as_text, read_csv, read_parquet
+from dlprobe.data.manifest import MASK_READING, REQUIRED, TEXT_COLUMNS, as_text, read_csv, read_parquet
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
 
@@ -42,7 +42,7 @@ def csv_layout(root: Path, *, dataset: str = "") -> Iterator[Item]:
         raise DataError(msg)
     if root.is_dir():
         yield Ignored(table_path.name, "table")
-    columns = {name: as_text(table[name]) for name in TEXT_COLUMNS if name in table}
+    columns = {name: as_text(table[name]) for name in (*TEXT_COLUMNS, MASK_READING) if name in table}
     for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
         yield _row(number, dict(zip(columns, values, strict=True)), dataset)
 

@@ -29,6 +29,11 @@ def load_probe(
 
     DinoLizer's published checkpoint (``.ckpt``) is both: its head becomes a three-class probe.
     """
+    if Path(probe).is_dir():
+        found = sorted(Path(probe).glob("**/*.safetensors"), key=lambda path: (len(path.parts), path))
+        named = f"one of its probes, such as {found[0]}" if found else "a file written by `dlprobe fit`"
+        msg = f"{probe} is a folder; give {named}"
+        raise ProbeError(msg)
     if Path(probe).suffix == ".ckpt":
         backbone = load_backbone(
             "dinolizer",

@@ -22,7 +22,7 @@ from dlprobe.localization.outputs.inputs import (
     read_record,
 )
 from dlprobe.localization.outputs.loading import load_probe
-from dlprobe.localization.outputs.writing import Work, write_result
+from dlprobe.localization.outputs.writing import UNKNOWN, Work, write_result
 from dlprobe.localization.postprocess import PostProcessing
 from dlprobe.localization.settings import SlidingSettings
 from dlprobe.localization.sliding import require_workable, score_maps
@@ -68,6 +68,9 @@ class Localization:
         Of the image; 0 if rejected.
     sha256 : str
         Of the image's file; empty if rejected.
+    seen : str
+        What the probe owes to this photograph by the bytes of the file: ``trained on``, ``chosen on``, ``calibrated
+        on``, or ``unknown`` where its card lists no files; empty if the card lists others, or if rejected.
     skipped : bool
         Whether the result was there already.
     """
@@ -83,6 +86,7 @@ class Localization:
     height: int = 0
     width: int = 0
     sha256: str = ""
+    seen: str = ""
     skipped: bool = False
 
 
@@ -222,7 +226,9 @@ class _Run:
             while behind:
                 self._written(*behind.popleft())
         for number, known in self._known.items():
-            self._done(number, _from_record(known.path, known.folder, read_record(known.folder) or {}, skipped=True))
+            self._done(
+                number, self._from_record(known.path, known.folder, read_record(known.folder) or {}, skipped=True)
+            )
 
     def write_table(self, target: Path) -> None:
         """Write what is known of all images into the table, over what an earlier run knew of them."""
@@ -238,6 +244,7 @@ class _Run:
         parquet, csv = (target / name for name in TABLE_NAMES)
         if parquet.is_file():
             before = pd.read_parquet(parquet)
+            before = before.assign(seen=before.get("seen", UNKNOWN))  # earlier tables do not say
             table = pd.concat([before[~before["image"].isin(table["image"])], table], ignore_index=True)
         with publish(parquet) as scratch:
             table.to_parquet(scratch, index=False)
@@ -272,28 +279,28 @@ class _Run:
         return image
 
     def _written(self, number: int, image: Decoded, future: Future[dict[str, Any]]) -> None:
-        self._done(number, _from_record(image.path, image.folder, future.result()))
+        self._done(number, self._from_record(image.path, image.folder, future.result()))
+
+    def _from_record(self, path: str, folder: Path, record: dict[str, Any], *, skipped: bool = False) -> Localization:
+        return Localization(
+            path,
+            folder,
+            record["image_score"],
+            record["area"],
+            verdict=record["verdict"]["kind"],
+            n_regions=record["n_regions"],
+            mask_area=record["mask_area"],
+            height=record["image"]["height"],
+            width=record["image"]["width"],
+            sha256=record["image"]["sha256"],
+            seen=self._work.seen(record["image"]["sha256"]),
+            skipped=skipped,
+        )
 
     def _done(self, number: int, result: Localization) -> None:
         self.results[number] = result
         if self._progress:
             self._progress(len(self.results), len(self._paths))
-
-
-def _from_record(path: str, folder: Path, record: dict[str, Any], *, skipped: bool = False) -> Localization:
-    return Localization(
-        path,
-        folder,
-        record["image_score"],
-        record["area"],
-        verdict=record["verdict"]["kind"],
-        n_regions=record["n_regions"],
-        mask_area=record["mask_area"],
-        height=record["image"]["height"],
-        width=record["image"]["width"],
-        sha256=record["image"]["sha256"],
-        skipped=skipped,
-    )
 
 
 def _some(waiting: Iterable[str], ahead: Sequence[object]) -> Iterator[str]:

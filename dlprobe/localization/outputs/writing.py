@@ -23,6 +23,7 @@ from dlprobe.localization.outputs.summary import (
 from dlprobe.localization.planes import forget_pages
 from dlprobe.localization.postprocess import PostProcessing, masks_by_step
 from dlprobe.localization.settings import SlidingSettings
+from dlprobe.probes.probe import FILE_DIGITS, PARTS
 from dlprobe.publish import publish
 from dlprobe.spec import fingerprint
 
@@ -45,6 +46,16 @@ FILES = {
     "white dots where one window looked",
     "disagreement.png": "standard deviation of the windows' scores, 16 bits: times 65,535",
     "windows.png": "number of windows that saw the pixel, 16 bits",
+}
+UNKNOWN = "unknown"
+#: What a probe owes to the photograph of an image, and what that means for the map.
+SEEN = {
+    **{
+        what: f"the probe was {what} this photograph, so that its map is better than those of others will be"
+        for what in PARTS.values()
+    },
+    "": "the probe's card lists no file of these bytes; a copy that was saved again would not be recognized",
+    UNKNOWN: "the probe's card lists no files, so that nobody knows whether it was fitted on this photograph",
 }
 _RECORDED = ("dlprobe", "numpy", "opencv-python-headless", "pillow", "scipy", "timm", "torch")
 
@@ -89,6 +100,14 @@ class Work:
         }
 
     @cached_property
+    def _seen(self) -> dict[str, str] | None:
+        return self.probe.seen_files()
+
+    def seen(self, sha256: str) -> str:
+        """Return what the probe owes to an image's photograph: a key of `SEEN`."""
+        return UNKNOWN if self._seen is None else self._seen.get(sha256[:FILE_DIGITS], "")
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """How they were put together."""
         return {
@@ -104,6 +123,7 @@ def write_result(image: Decoded, found: ScoreMap, work: Work) -> dict[str, Any]:
     listed, n_regions = regions(mask, scores, found.disagreement)
     area = area_above(found.working_scores, work.threshold)
     height, width = mask.shape
+    seen = work.seen(image.sha256)
     record = {
         "schema": SCHEMA,
         "identity": work.identity,
@@ -120,6 +140,7 @@ def write_result(image: Decoded, found: ScoreMap, work: Work) -> dict[str, Any]:
         "confidence": confidence(found.disagreement, found.n_windows),
         "windows_seen": found.windows_seen,
         "windows_dense": found.windows_dense,
+        "seen": {"kind": seen, "says": SEEN[seen]},
         **work.provenance,
         **work.settings,
         "pins": asdict(work.backbone.pins),

@@ -23,7 +23,7 @@ from dlprobe.studies.fit import slug
 from dlprobe.studies.fitting.calibration import BEST_F1, score_of
 from dlprobe.studies.fitting.methods.heads import row_of
 from dlprobe.studies.fitting.scoring import Calibration, Column, Pooled, score_images, temperatures, validate
-from dlprobe.studies.fitting.splits import assign, sources_by_part
+from dlprobe.studies.fitting.splits import assign, files_by_part, sources_by_part
 from dlprobe.studies.results import (
     compare,
     grid_of,
@@ -368,6 +368,7 @@ def _probe(
     start: Backbone,
 ) -> Probe:
     score = chosen.epoch.f1
+    took_part = sources_by_part(split, windows.windows["source_id"], windows.kept)
     card = make_card(
         model=windows.backbone.spec,
         scheme=settings.scheme,
@@ -379,7 +380,8 @@ def _probe(
         data={
             "manifest_sha256": windows.manifest_sha256,
             "split": split.description,
-            **sources_by_part(split, windows.windows["source_id"], windows.kept),
+            **took_part,
+            **files_by_part(took_part, windows.windows, [windows.image_hashes()]),
             "held_out_generators": list(settings.hold_out),
         },
         notes=[f"licence of the backbone: {start.card.licence}", f"backbone trained on: {start.card.trained_on}"],

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dlprobe.data.images import enlarge_regions, read_mask
+from dlprobe.data.images import enlarge_regions
+from dlprobe.data.manifest import MASK_READING
 from dlprobe.data.provenance import Provenance, region_map
+from dlprobe.data.samples import mask_of
 from dlprobe.metrics import evaluate_map
 from dlprobe.studies.evaluation.maps import moved_regions
 from dlprobe.studies.evaluation.settings import OWN_PROTOCOL
@@ -46,6 +48,7 @@ BASE_COLUMNS = (
     "background_marked",
     "image_sha256",
     "map",
+    MASK_READING,
 )
 #: Protocols of maps that were saved with 8 bits; MVSS-Net's code rounds down when it saves them.
 _EIGHT_BIT = frozenset({"mvss"})
@@ -159,8 +162,7 @@ def score_cases(
 def regions_of(row: Mapping[str, Any], root: Path, max_pixels: int) -> NDArray[np.uint8]:
     """Return the region map of a manifest's row; raise `DataError` if its mask cannot be used."""
     size = int(row["height"]), int(row["width"])
-    mask = read_mask(root / row["mask"], size, max_pixels=max_pixels) if row["mask"] else None
-    return region_map(row["variant"], size, mask)
+    return region_map(row["variant"], size, mask_of(row, root, size, max_pixels=max_pixels))
 
 
 class _Columns:
@@ -252,6 +254,7 @@ class _Scorer:
             "background_marked": float(outside.mean()) if outside.size else float("nan"),
             "image_sha256": case.image_sha256,
             "map": case.map_path.relative_to(self._store.folder).as_posix(),
+            MASK_READING: case.row.get(MASK_READING) or "",
         }
 
 

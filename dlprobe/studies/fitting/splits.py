@@ -16,9 +16,10 @@ import pandas as pd
 
 from dlprobe.data.manifest import crossing_sources, source_groups
 from dlprobe.errors import DataError
+from dlprobe.probes.probe import FILE_DIGITS, FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -152,6 +153,36 @@ def sources_by_part(
     return {
         f"{name}_sources": sorted(source_ids[np.isin(assignment.groups, groups) & kept].unique())
         for name, groups in parts.items()
+    }
+
+
+def files_by_part(
+    took_part: Mapping[str, Collection[str]], windows: pd.DataFrame, hashes: Sequence[Mapping[str, str]]
+) -> dict[str, list[str]]:
+    """Return the image files of the sources that had a part in a probe, for its card.
+
+    Parameters
+    ----------
+    took_part : mapping of str to collection of str
+        As `sources_by_part` returns it.
+    windows : DataFrame
+        With ``cache``, ``path`` and ``source_id``: every file of a source counts, whether or not it took part itself.
+    hashes : sequence of mapping of str to str
+        Of each cache, the sha256 of files by path.
+
+    Returns
+    -------
+    dict of str to list of str
+        ``train_files`` and so on: the first `FILE_DIGITS` digits of each hash, sorted.
+    """
+    images = windows[["cache", "path", "source_id"]].drop_duplicates()
+    marks = [
+        hashes[number].get(path, "")[:FILE_DIGITS] for number, path in zip(images["cache"], images["path"], strict=True)
+    ]
+    found = images.assign(mark=marks)
+    return {
+        name.replace("_sources", FILES): sorted(set(found.loc[found["source_id"].isin(list(sources)), "mark"]) - {""})
+        for name, sources in took_part.items()
     }
 
 

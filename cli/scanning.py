@@ -47,7 +47,7 @@ def scan(
         Path | None, typer.Option("--report", help="HTML file with the findings and pictures of their images.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 3 for warnings too, as for errors and rejects.")
+        bool, typer.Option("--strict", help="Exit with 3 if a finding is an error or a warning.")
     ] = False,
     as_json: JsonOpt = False,
 ) -> None:
@@ -80,7 +80,7 @@ def scan(
     errors = f", {n} of them {'an error' if n == 1 else 'errors'}" if n else ""
     counts = f"{len(result.rejects)} rejected, {len(result.findings)} findings{errors}"
     talk(f"{len(result.manifest)} images in {out}, {counts}")
-    if result.rejects or result.errors or (strict and result.faults):
+    if result.rejects or (strict and result.faults):
         raise typer.Exit(EXIT_REJECTS)
 
 

@@ -166,6 +166,20 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("robustnes", "did you mean 'robustness'"),
+        ("studies/labeling.toml", "did you mean 'labelling'"),
+        ("zzz", "ready are adaptation, backbones"),
+    ],
+)
+def test_a_study_that_is_not_there_is_answered_with_those_that_are_called_much_like_it(tmp_path, given, hint):
+    with pytest.raises(DataError, match=hint):
+        run_study(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("name", "old", "new", "complaint"),
     [
         (

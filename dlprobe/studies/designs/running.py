@@ -19,6 +19,7 @@ from dlprobe.plotting import png
 from dlprobe.publish import publish
 from dlprobe.studies.designs.base import STUDIES
 from dlprobe.studies.designs.definition import Extraction, Question, read_study
+from dlprobe.studies.designs.pairing import on_same_scores
 from dlprobe.studies.designs.telling import VARIANTS, banner, is_random, known_metric, lead, shown_name
 from dlprobe.studies.designs.workshop import Workshop
 from dlprobe.studies.fitting.settings import FitSettings
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 STUDY_NAME = "study.json"
 DEFINITION_NAME = "study.toml"
 FINDINGS_FOLDER = "findings"
-SCHEMA = {"kind": "dlprobe-study", "version": 4}
+SCHEMA = {"kind": "dlprobe-study", "version": 5}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +90,8 @@ class StudyResult:
     @property
     def legend(self) -> str:
         """What marks, lines and bands of the figures are."""
-        return STUDIES[self.record["study"]["kind"]].legend
+        legend = STUDIES[self.record["study"]["kind"]].legend
+        return f"{legend} {on_same_scores(self.tables.values())}".rstrip()
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw it, on new axes where none are given."""

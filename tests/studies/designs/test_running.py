@@ -126,6 +126,16 @@ def test_a_matrix_of_generators_has_no_kinds_of_masks(done):
     assert set(found.frame()["tested"]) == {"telea+pca", "ns+pca", "donor+pca", "telea+sr", "donor+sr"}
 
 
+def test_labelling_schemes_stand_as_the_file_names_them(done):
+    name, _, found = done
+    if name != "labelling":
+        pytest.skip("of the study of labelling")
+    table = found.frame()
+    assert list(dict.fromkeys(table["scheme"])) == found.record["study"]["fit"]["schemes"]
+    whole = table[table["kind"].isin(["sp", "fr", "real", "ae"])]
+    assert list(dict.fromkeys(whole["kind"])) == ["sp", "fr", "real", "ae"]
+
+
 def test_a_sum_of_windows_is_compared_with_their_mean_at_the_smallest_stride(done):
     name, _, found = done
     if name != "localization":

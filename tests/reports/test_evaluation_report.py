@@ -14,6 +14,7 @@ from dlprobe.errors import OutputError
 from dlprobe.reports import report_folder, write_evaluation_report
 from dlprobe.reports.page import GLOSSARY
 from dlprobe.reports.slider import THRESHOLD_LEVEL, threshold_levels
+from dlprobe.studies.displays import metric_words
 from dlprobe.studies.evaluation.maps import MapStore
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,10 +41,10 @@ def page(small_evaluation, tmp_path_factory):
 def test_a_page_shows_tables_curves_notes_and_accounting_and_needs_nothing_else(page, small_evaluation):
     html = page.read_text()
     for row in small_evaluation.tables["overview"].itertuples():
-        assert f"<td>{row.metric}</td>" in html
+        assert f">{metric_words(row.metric)}</td>" in html
     scored = small_evaluation.accounting["scored"]
     accounting = f"{scored} images in = {scored} scored + 0 rejected"
-    for words in ("Robustness", "Object prior", "Post-processing", accounting, "(oracle)"):
+    for words in ("Robustness", "Object prior", "Post-processing", accounting, ", oracle, protocol dlprobe"):
         assert words in html
     assert small_evaluation.notes[0] in html
     assert all(line in html for line in GLOSSARY)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dlprobe.metrics import bootstrap_mean, holm, paired_difference, source_means
-from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, GRIDS
+from dlprobe.studies.displays import grid_words, metric_words
+from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,10 +24,6 @@ SAME_SCORES = (
     "Where all photographs have one and the same score, such as 0, the interval still has a width: {n} tested "
     "photographs cannot rule out that up to {share:.0%} of photographs score otherwise."
 )
-#: What a probe is compared with before anything else.
-MARKING_EVERYTHING = "marking everything"
-#: Metrics as readers know them, by their names before the ``@``.
-WORDS = {"iou": "IoU", "false_area": "falsely marked share"}
 
 
 def metric_of(variant: str) -> str:
@@ -42,13 +39,13 @@ def variants_of(table: pd.DataFrame) -> list[str]:
 
 def row_names(scores: pd.DataFrame) -> pd.Series:
     """Return what a figure calls the rows of a table of scores: the kind of image and the metric."""
-    return scores["kind"] + ": " + scores["metric"].str.partition("@")[0].map(WORDS)
+    return scores["kind"] + ": " + scores["metric"].map(metric_words)
 
 
 def axis_name(scores: pd.DataFrame) -> str:
     """Return what a figure calls the axis of scores at one half."""
     grid = str(scores["metric"].iloc[0]).partition("@")[2]
-    return f"mean over photographs with 95 % interval,\nat the score 0.5, {GRIDS.get(grid, grid)}"
+    return f"mean over photographs with 95 % interval,\nat the score 0.5, {grid_words(grid)}"
 
 
 def everything_by_source(images: pd.DataFrame) -> dict[str, float]:

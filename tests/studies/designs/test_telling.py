@@ -1,5 +1,6 @@
 """What a study says of its tables: sure, not settled, or nothing; and that numbers are what they are called."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,9 +16,10 @@ from dlprobe.studies.designs.kinds.scale import _plot as plot_scale
 from dlprobe.studies.designs.kinds.transfer import _distinct, _Size
 from dlprobe.studies.designs.kinds.transfer import _plot_growth as plot_growth
 from dlprobe.studies.designs.pairing import on_same_scores
-from dlprobe.studies.designs.telling import ahead, banner, notes, shown_name, tell, told_p
+from dlprobe.studies.designs.telling import ahead, banner, shown_name, tell, told_p
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fit import _names
+from dlprobe.studies.results import losses_to_everything, lost_to_everything
 
 
 def difference(kind, ends, p_holm, metric="iou@patch"):
@@ -48,17 +50,31 @@ def test_sure_differences_come_first_and_an_interval_alone_settles_nothing():
     assert tell(table.head(0)) == ["Nothing could be compared."]
 
 
-def test_of_kinds_lost_to_marking_everything_only_whole_variants_are_named():
-    said = "m: does not surely beat marking everything on sp (+0.009 [-0.105, +0.208])"
-    more = ", sp mask 1 to 5 % (-0.036 [-0.177, +0.172]), fr donor+pca (-0.016 [-0.166, +0.184])"
-
-    def told(note):
-        return notes(SimpleNamespace(record={"notes": [note]}))
-
-    assert told(said) == [said]
-    assert told(said + more) == [
-        f"{said} and 2 narrower kinds of image, which `dlprobe report` on the cell of the fit names"
-    ]
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        (["sp"], "1 of 4 kinds of fake, where .*: sp \\(-0.100 \\[-0.200, \\+0.000\\]\\)$"),
+        (["sp", "sp telea", "fr mask 1 to 5 %"], r"3 of 4 kinds .*\]\) and 2 narrower kinds, which comparisons.csv"),
+        (["sp telea"], "1 of 4 kinds .*below: 1 narrower kind, which comparisons.csv and the page name$"),
+        ([], ""),
+    ],
+)
+def test_of_kinds_lost_to_marking_everything_whole_variants_are_named_and_others_counted(lost, words):
+    kinds = ["sp", "sp telea", "fr", "fr mask 1 to 5 %"]
+    table = pd.DataFrame(
+        {
+            "model": "m",
+            "comparison": "dice - everything",
+            "kind": kinds,
+            "difference": [-0.1 if kind in lost else 0.2 for kind in kinds],
+            "low": [-0.2 if kind in lost else 0.1 for kind in kinds],
+            "high": [0.0 if kind in lost else 0.3 for kind in kinds],
+        }
+    )
+    said = losses_to_everything(pd.concat([table, table.assign(comparison="dice - ridge", low=-1.0)]))
+    assert len(said) == bool(lost)
+    assert all(re.match(f"m: does not surely beat marking everything on {words}", line) for line in said)
+    assert lost_to_everything(table)["kind"].tolist() == [kind for kind in kinds if kind in lost]
 
 
 @pytest.mark.parametrize(("more", "line"), [(1, "One more difference is sure"), (2, "2 more differences are sure")])

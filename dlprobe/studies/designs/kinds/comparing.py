@@ -23,6 +23,7 @@ from dlprobe.studies.designs.pairing import (
 )
 from dlprobe.studies.designs.telling import UNADJUSTED, VARIANTS, known_metric, notes, shown_models, tell
 from dlprobe.studies.designs.workshop import known_generators
+from dlprobe.studies.displays import MARKING_EVERYTHING
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, grid_of
 
@@ -176,7 +177,7 @@ def _plot_by(series: str, tables: dict[str, pd.DataFrame], ax: Axes | None, whol
         series=series,
         ax=ax,
         reference="everything",
-        reference_label="marking everything",
+        reference_label=MARKING_EVERYTHING,
     )
     ax.set_xlabel(axis_name(rows))
     return ax

@@ -14,8 +14,6 @@ from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.kinds.robustness import tested_probes
 from dlprobe.studies.designs.pairing import (
-    MARKING_EVERYTHING,
-    WORDS,
     by_source,
     difference_row,
     everything_by_source,
@@ -24,7 +22,8 @@ from dlprobe.studies.designs.pairing import (
     variants_of,
     with_holm,
 )
-from dlprobe.studies.designs.telling import UNADJUSTED, ahead, known_metric, notes, shown_models, tell
+from dlprobe.studies.designs.telling import UNADJUSTED, ahead, notes, shown_models, tell
+from dlprobe.studies.displays import MARKING_EVERYTHING, metric_words
 from dlprobe.studies.evaluating import STEP_PREFIX
 from dlprobe.studies.evaluation.settings import SHOWN_STEPS
 from dlprobe.studies.results import FAKE_VARIANTS
@@ -165,7 +164,7 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     fakes = scores[scores["kind"].isin(FAKE_VARIANTS)]
     rows = fakes if len(fakes) else scores
     ax = dots(rows, rows="setting", series="kind", ax=ax, reference="everything", reference_label=MARKING_EVERYTHING)
-    what = WORDS[known_metric(rows["metric"].iloc[0])]
+    what = metric_words(rows["metric"].iloc[0])
     ax.set_xlabel(
         f"{what} on pixels of the whole image, mean over photographs\nwith 95 % interval, at the probe's own threshold"
     )
@@ -180,9 +179,9 @@ register(
         plot=_plot,
         legend="Dots are means over photographs, lines their 95 % intervals, upright bars what marking everything "
         "gets. For IoU more is better; for the falsely marked share, which is drawn where there are no fakes, less is. "
-        "Rows named after a stride have no post-processing; the others, under the smallest stride, have every step down to "
-        "the one that they name. Two intervals that overlap decide nothing: the answer rests on differences photograph "
-        "by photograph.",
+        "Rows named after a stride have no post-processing; the others, under the smallest stride, have every step "
+        "down to the one that they name. Two intervals that overlap decide nothing: the answer rests on "
+        "differences photograph by photograph.",
         reads=("method", "scheme", "strides_px"),
     )
 )

@@ -13,8 +13,6 @@ from dlprobe.metrics import paired_difference
 from dlprobe.plotting import curve, legend, panels
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.pairing import (
-    MARKING_EVERYTHING,
-    WORDS,
     by_source,
     difference_row,
     everything_by_source,
@@ -25,6 +23,7 @@ from dlprobe.studies.designs.pairing import (
 )
 from dlprobe.studies.designs.telling import UNADJUSTED, ahead, notes, shown_models
 from dlprobe.studies.designs.workshop import known_generators
+from dlprobe.studies.displays import MARKING_EVERYTHING, metric_words
 from dlprobe.studies.results import FAKE_VARIANTS, with_interval
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def _answer(curves: pd.DataFrame) -> list[str]:
         degraded, clean = rows[rows["degradation"] != _CLEAN], rows[rows["degradation"] == _CLEAN].iloc[0]
         fake = variant in FAKE_VARIANTS
         told = with_interval(clean["value"], clean["low"], clean["high"])
-        start = f"On {variant}, {WORDS[metric_of(variant)]} {told} clean"
+        start = f"On {variant}, {metric_words(metric_of(variant))} {told} clean"
         loss = -degraded["difference"] if fake else degraded["difference"]
         if not (loss > 0).any():
             lines.append(f"{start}; none of {len(degraded)} conditions makes it worse on average.")
@@ -159,7 +158,7 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     for on, variant in zip(drawn, names, strict=False):
         rows = curves[curves["variant"] == variant]
         _draw(on, rows)
-        on.set_ylabel(f"{WORDS[metric_of(variant)]} on {variant}")
+        on.set_ylabel(f"{metric_words(metric_of(variant))} on {variant}")
     legend(drawn[0])
     drawn[-1].set_xlabel("strength, in each degradation's own unit")
     return drawn[0]

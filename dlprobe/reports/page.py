@@ -77,7 +77,7 @@ def table_section(
     lost: Callable[[dict[str, Any]], bool] | None = None,
 ) -> Section:
     """Return a table in words, each value and its interval in one cell; `lost` tells which rows are tinted."""
-    merged, bracketed = _merged(table)
+    merged, bracketed = _merged(_without_lone_protocol(table))
     rows = [
         {"cells": [told(value, name) for name, value in cells.items()], "lost": lost is not None and lost(whole)}
         for cells, whole in zip(merged.to_dict("records"), table.to_dict("records"), strict=True)
@@ -85,6 +85,13 @@ def table_section(
     lines = [*text] if rows else [*text, "Nothing to show."]
     header = [column_words(str(name)) + (" [interval]" if name in bracketed else "") for name in merged.columns]
     return Section(title, header, rows, lines, figure, folded)
+
+
+def _without_lone_protocol(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose scores do not name their protocol where all have the same."""
+    if "metric" not in table or table["metric"].str.rsplit(".", n=2).str[0].nunique() != 1:
+        return table
+    return table.assign(metric=table["metric"].str.replace(r"^.+\.(\w+)\.(\w+)", r"\2@\1", regex=True))
 
 
 def _merged(table: pd.DataFrame) -> tuple[pd.DataFrame, set[str]]:

@@ -34,6 +34,8 @@ METHOD_METRICS = ("iou", "iou_val", "ap")
 _OVERVIEW, _OVERVIEW_OF_VARIANTS = ("iou", "false_area"), ("iou_val", "false_area_val", "ap")
 #: The method that comparisons are about, if it was fitted.
 MAIN_METHOD = "dice"
+#: When a kind counts as not surely won, in words.
+_NOT_SURE = "the interval of the difference, each kind's own and unadjusted, reaches to 0 or below"
 #: What identifies a row of scores beside its kind.
 METHOD_KEY = ["model", "method", "scheme"]
 
@@ -308,7 +310,7 @@ def lost_to_everything(comparisons: pd.DataFrame) -> pd.DataFrame:
     return comparisons[_against_everything(comparisons) & (comparisons["low"] <= 0)]
 
 
-def told_losses(lost: pd.DataFrame, of: int) -> str:
+def told_losses(lost: pd.DataFrame, of: int, because: str = _NOT_SURE) -> str:
     """Return of kinds that are not surely won the whole variants by name, and how many there are of how many."""
     whole = lost[lost["kind"].isin(FAKE_VARIANTS)]
     told = [
@@ -316,11 +318,9 @@ def told_losses(lost: pd.DataFrame, of: int) -> str:
         for row in whole.itertuples()
     ]
     if more := len(lost) - len(whole):
-        told.append(f"{more} narrower {'kinds' if more > 1 else 'kind'}, which comparisons.csv and the page name")
-    return (
-        f"does not surely beat marking everything on {len(lost)} of {of} kinds of fake, where the interval of the "
-        f"difference, each kind's own and unadjusted, reaches to 0 or below: {' and '.join(told)}"
-    )
+        told.append(f"{more} narrower {'kinds' if more > 1 else 'kind'}, which comparisons.csv names")
+    start = f"does not surely beat marking everything on {len(lost)} of {of} kinds of fake"
+    return f"{start}, where {because}: {' and '.join(told)}"
 
 
 def _against_everything(comparisons: pd.DataFrame) -> pd.Series:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from dlprobe.metrics import aggregate, aggregate_intervals, bootstrap_mean, holm, paired_difference, source_means
 from dlprobe.metrics.protocols.averages import Tally, Whole
+from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.studies.evaluation.settings import OWN_PROTOCOL
 from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, told_losses, with_interval
@@ -30,6 +31,11 @@ AUTHENTIC = "real"
 #: By which columns a variant is broken down.
 BREAKDOWN = ("generator", "mask_kind", "mask_size")
 _BIN_ORDER = {name: position for position, (_, name) in enumerate(SIZE_BINS)}
+#: When a kind counts as not surely won, in words.
+_NOT_SURE = (
+    f"the difference, or its interval where {MIN_SOURCES} photographs give one, unadjusted and each kind's own, "
+    "reaches to 0 or below"
+)
 #: Beginnings of the names of metrics that look for the best threshold on the very images that they score.
 _ORACLES = ("oracle_", "best_f1")
 
@@ -135,7 +141,7 @@ def lost_kinds(comparisons: pd.DataFrame) -> list[str]:
     table = comparisons[shown]
     lost, counts = table[~(table["low"].fillna(table["difference"]) > 0)], table.groupby("protocol").size()
     return [
-        f"protocol {protocol}: {told_losses(part, counts[protocol])}"
+        f"protocol {protocol}: {told_losses(part, counts[protocol], _NOT_SURE)}"
         for protocol, part in lost.groupby("protocol", sort=False)
     ]
 

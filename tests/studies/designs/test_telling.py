@@ -9,7 +9,7 @@ import pytest
 
 from dlprobe.metrics import bootstrap_mean
 from dlprobe.studies.designs.kinds.comparing import _in_order, _of_method, _plot_by
-from dlprobe.studies.designs.kinds.robustness import _answer, _beyond_everything, _curves
+from dlprobe.studies.designs.kinds.robustness import _answer, _beyond_everything, _curves, _little_to_lose
 from dlprobe.studies.designs.kinds.robustness import _plot as plot_curves
 from dlprobe.studies.designs.kinds.scale import _half_row, _told
 from dlprobe.studies.designs.kinds.scale import _plot as plot_scale
@@ -54,8 +54,11 @@ def test_sure_differences_come_first_and_an_interval_alone_settles_nothing():
     ("lost", "words"),
     [
         (["sp"], "1 of 4 kinds of fake, where .*: sp \\(-0.100 \\[-0.200, \\+0.000\\]\\)$"),
-        (["sp", "sp telea", "fr mask 1 to 5 %"], r"3 of 4 kinds .*\]\) and 2 narrower kinds, which comparisons.csv"),
-        (["sp telea"], "1 of 4 kinds .*below: 1 narrower kind, which comparisons.csv and the page name$"),
+        (
+            ["sp", "sp telea", "fr mask 1 to 5 %"],
+            r"3 of 4 kinds .*\]\) and 2 narrower kinds, which",
+        ),
+        (["sp telea"], "1 of 4 kinds .*below: 1 narrower kind, which comparisons.csv names$"),
         ([], ""),
     ],
 )
@@ -293,6 +296,15 @@ def test_what_is_lost_is_read_against_marking_everything(degraded, curves):
     for ax, level in zip(plot_curves({"curves": curves}, None).figure.axes, (0.3, 1.0), strict=True):
         [line] = [line for line in ax.lines if line.get_label() == "marking everything"]
         assert line.get_ydata()[0] == pytest.approx(level)
+
+
+def test_where_marking_everything_is_not_surely_beaten_there_is_little_to_lose(degraded):
+    clean = _beyond_everything(degraded, 0)
+    assert _little_to_lose(clean) == []
+    for worse in (clean.assign(p_holm=0.05), clean.assign(difference=-clean["difference"])):
+        [line] = _little_to_lose(worse)
+        assert line.startswith("On sp marking everything is not surely beaten even on clean images")
+    assert _little_to_lose(clean.head(0)) == []
 
 
 def test_an_interval_of_scores_that_do_not_vary_is_explained_and_only_there():

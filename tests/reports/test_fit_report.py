@@ -102,7 +102,9 @@ def test_a_report_shows_the_numbers_of_its_run(page, tiny_fit):
 def test_a_page_begins_with_what_was_tested_and_explains_its_words(page, tiny_fit):
     html, images = page.read_text(), tiny_fit.images
     number, sources = images["path"].nunique(), images["source_id"].nunique()
-    assert f"tested on {number} images of {sources} photographs." in html.split("<h2>")[0]
+    above = html.split("<h2>")[0]  # of the answer, which speaks of sp and fr
+    assert f"tested on {number} images of {sources} photographs." in above
+    assert all(f"{variant} = " in above for variant in images["variant"].unique())
     assert all(line in html for line in GLOSSARY)
 
 

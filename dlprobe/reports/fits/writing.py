@@ -25,7 +25,7 @@ from dlprobe.reports.page import (
 from dlprobe.reports.slider import slider
 from dlprobe.studies import read_run
 from dlprobe.studies.designs.pairing import on_same_scores
-from dlprobe.studies.designs.telling import UNADJUSTED, ahead, known_metric
+from dlprobe.studies.designs.telling import UNADJUSTED, VARIANTS, ahead, known_metric
 from dlprobe.studies.displays import MARKING_EVERYTHING, grid_words, plot_comparisons, plot_results
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.results import (
@@ -130,13 +130,13 @@ def write_report(
 
 
 def _tested(run: Run) -> str:
-    """Return what the scores rest on."""
+    """Return what the scores rest on, and what the kinds of image in the answer are."""
     images = run.tables["images"]
     number = len(images.drop_duplicates(["dataset", "path"]))
     sources = images["source_id"].nunique()
-    return (
-        f"Probes on {' and '.join(dict.fromkeys(images['model']))}, tested on {number} images of {sources} photographs."
-    )
+    told = ", ".join(f"{name} = {VARIANTS[name]}" for name in VARIANTS if (images["variant"] == name).any())
+    models = " and ".join(dict.fromkeys(images["model"]))
+    return f"Probes on {models}, tested on {number} images of {sources} photographs. Kinds of image: {told}."
 
 
 def _answer(run: Run) -> list[str]:

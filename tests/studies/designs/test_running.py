@@ -134,7 +134,7 @@ def test_labelling_schemes_stand_as_the_file_names_them(done):
     if name != "labelling":
         pytest.skip("of the study of labelling")
     table = found.frame()
-    assert list(dict.fromkeys(table["scheme"])) == found.record["study"]["fit"]["schemes"]
+    assert list(dict.fromkeys(table["scheme"])) == list(found.record["study"]["fit"]["schemes"])
     whole = table[table["kind"].isin(["sp", "fr", "real", "ae"])]
     assert list(dict.fromkeys(whole["kind"])) == ["sp", "fr", "real", "ae"]
 

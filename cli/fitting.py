@@ -13,7 +13,7 @@ from .output import emit
 from .progress import progress_bar
 
 if TYPE_CHECKING:
-    from dlprobe.studies import FitSettings
+    from dlprobe.studies import FitResult, FitSettings
 
 #: What shells report of a process that ended by Ctrl-C.
 EXIT_INTERRUPTED = 130
@@ -116,9 +116,23 @@ def fit(
     except KeyboardInterrupt:
         talk("interrupted; the same command goes on from the last whole epoch")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    emit(result.results.to_dict("records") if as_json else result.summary().to_dict("records"), as_json=as_json)
+    if as_json:
+        emit(result.results.to_dict("records"), as_json=True)
+    else:
+        _print(result)
     for note in result.notes:
         talk(note)
+
+
+def _print(result: FitResult) -> None:
+    """Print what fits a terminal, model by model, and say where the rest is."""
+    table = result.short()
+    for number, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        typer.echo(f"{chr(10) if number else ''}{model}")
+        emit(rows.drop(columns="model").to_dict("records"), as_json=False)
+    talk("at the score 0.5, beside what marking everything gets; 95 % intervals are over photographs")
+    talk(f"all probes, generators, masks and thresholds, and differences with p: {result.out / 'results.md'},")
+    talk(f"{result.out / 'comparisons.md'}, or one page by `dlprobe report {result.out}`")
 
 
 def report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Rows of a table that a terminal is shown; the folder holds the others.
 _ROWS = 24
+#: Of the lines of the list, in characters.
+_WIDTH = 80
 app = typer.Typer(no_args_is_help=True, help="Answer a question with one file, one command and one page.")
 
 
@@ -30,17 +33,23 @@ def _complete(incomplete: str) -> list[str]:
 
 @app.command("list")
 def list_studies(as_json: JsonOpt = False) -> None:
-    """List the studies that are ready to run, and what each asks."""
+    """List the studies that are ready to run, and what each asks; with --json also kind and file."""
     from dlprobe.studies.designs import read_study, ready_studies
 
-    emit(
-        [
-            {"name": name, "kind": study.kind, "asks": study.question, "file": str(path)}
-            for name, path in ready_studies().items()
-            for study, _ in [read_study(path)]
-        ],
-        as_json=as_json,
-    )
+    ready = ready_studies()
+    rows = [
+        {"name": name, "kind": study.kind, "asks": study.question, "file": str(path)}
+        for name, path in ready.items()
+        for study, _ in [read_study(path)]
+    ]
+    if as_json:
+        emit(rows, as_json=True)
+        return
+    column = max(map(len, ready)) + 2
+    for row in rows:
+        first, *others = textwrap.wrap(row["asks"], _WIDTH - column)
+        typer.echo("\n".join([row["name"].ljust(column) + first, *(" " * column + line for line in others)]))
+    talk("run one with `dlprobe study run NAME -o FOLDER`; --json also has the file of each, to copy and change")
 
 
 @app.command()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
+    from pandas.core.groupby import SeriesGroupBy
 
 #: Okabe and Ito's colours without the yellow, which is lost on white; neighbours also differ in lightness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
@@ -29,6 +30,8 @@ SCORE_MAP = "viridis"
 #: Of a vertical step that the series of one row share.
 _ROW_SPREAD = 0.7
 _DOTS_PER_INCH = 110
+#: Values of a reference that differ by less are one.
+_SAME = 5e-4
 #: Longer sides of maps are thinned to about this.
 _SHOWN_PX = 1200
 #: Small letters in an inch, and the room that a legend's handle takes among them.
@@ -224,7 +227,8 @@ def dots(
     ax : Axes, optional
         New ones otherwise, as high as the rows need.
     reference : str, optional
-        Column with a value of each row that the series stand beside; drawn as a black bar.
+        Column with a value that the series stand beside; drawn as one black bar a row, or, where it differs from series
+        to series, as a bar in the colour of each.
     reference_label : str
         For the legend.
 
@@ -238,21 +242,32 @@ def dots(
     ax = axes(ax, width_in=8.0, height_in=1.4 + 0.08 * len(groups) + 0.17 * max(1.5, lines, len(groups)) * len(names))
     place = {name: len(names) - 1 - number for number, name in enumerate(names)}
     step = _ROW_SPREAD / len(groups) if groups else 0.0
+    shared = reference is not None and _agree(frame.groupby(rows)[reference])
     for number, name in enumerate(groups):
         part = frame[frame[series].astype(str) == name]
         at = part[rows].astype(str).map(place).to_numpy(np.float64) - step * (number - (len(groups) - 1) / 2)
         intervals(ax, at, part["value"], part["low"], part["high"], series=number, label=name, horizontal=True)
-    if reference is not None:
+        if reference is not None and not shared:
+            _bars_upright(ax, part[reference], at, mark(number).colour, f"{name}: {reference_label}")
+    if reference is not None and shared:
         first = frame.drop_duplicates(rows)
-        at = first[rows].astype(str).map(place)
-        # whole at the end of the axis too, where marking everything lies on authentic images
-        (bar,) = ax.plot(first[reference], at, "|", color="black", markersize=14, label=reference_label, clip_on=False)
-        bar.set_markeredgewidth(2)
+        _bars_upright(ax, first[reference], first[rows].astype(str).map(place), "black", reference_label)
     ax.set_yticks(list(place.values()), names)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.grid(axis="x", alpha=0.3)
     legend(ax)
     return ax
+
+
+def _agree(groups: SeriesGroupBy) -> bool:
+    """Return whether all groups hold one value each."""
+    return bool((groups.max() - groups.min()).fillna(0.0).lt(_SAME).all())
+
+
+def _bars_upright(ax: Axes, values: ArrayLike, places: ArrayLike, colour: str, label: str) -> None:
+    """Draw upright bars, whole at the end of the axis too, where marking everything lies on authentic images."""
+    (bar,) = ax.plot(values, places, "|", color=colour, markersize=14, label=label, clip_on=False)
+    bar.set_markeredgewidth(2)
 
 
 def bars(names: Sequence[str], values: ArrayLike, *, words: str, ax: Axes | None = None) -> Axes:

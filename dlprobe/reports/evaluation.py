@@ -11,6 +11,7 @@ import numpy as np
 from dlprobe.data.images import read_image
 from dlprobe.data.samples import mask_of
 from dlprobe.errors import DataError
+from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.plotting import png
 from dlprobe.publish import publish
 from dlprobe.reports.page import (
@@ -26,7 +27,8 @@ from dlprobe.reports.page import (
 )
 from dlprobe.reports.slider import Exhibit, slider, threshold_levels
 from dlprobe.studies import read_evaluation
-from dlprobe.studies.displays import plot_robustness
+from dlprobe.studies.designs.pairing import on_same_scores
+from dlprobe.studies.displays import column_words, plot_robustness
 from dlprobe.studies.results import FAKE_VARIANTS
 
 if TYPE_CHECKING:
@@ -106,22 +108,24 @@ def _sections(run: Run, curves: bytes) -> Iterator[Section]:
         "Scores by kind of image",
         tables["overview"],
         text=[
-            "Each number's name says protocol, pixel grid and metric; beside it stands what marking every pixel gets.",
-            "Intervals of 95 % are over sources (photographs); below 8 there is none.",
-            "image_fpr is the share of authentic images called generated as a whole; image_auc is 0.5 by chance.",
-            "The suffix _macro means: mean over images. An oracle chose its threshold on these very images.",
+            "Each score says under which protocol it was taken; beside it stands what marking everything gets.",
+            f"Intervals are over photographs; below {MIN_SOURCES} there is none.",
+            "An image is called generated where the 99th percentile of its map reaches the threshold.",
+            "The AUC of whole images is 0.5 by chance. An oracle chose its threshold on these very images.",
+            *([same] if (same := on_same_scores([tables["results"]])) else []),
             *GLOSSARY,
         ],
     )
     if curves:
-        text = ["Mean over sources with its 95 % interval, hollow where there is none; dotted: on clean images."]
+        text = ["Mean over photographs with its interval, hollow where there is none; dotted: on clean images."]
         yield Section("Robustness", text=text, figure=png_uri(curves))
         yield table_section("Robustness in numbers", tables["curves"], folded=True)
     yield table_section(
         "Against marking everything",
         tables["comparisons"],
         text=[
-            "Difference source by source, with interval and sign-flip p, adjusted by Holm. Tinted: not surely above."
+            "Difference photograph by photograph, with its own interval and sign-flip p.",
+            "p after Holm is corrected for the number of rows. Tinted: the interval does not show that the probe wins.",
         ],
         lost=lambda row: not (row["low"] if not isnan(row["low"]) else row["difference"]) > 0,
     )
@@ -139,7 +143,7 @@ def _sections(run: Run, curves: bytes) -> Iterator[Section]:
     yield table_section(
         "Marked where nothing was generated",
         tables["background"],
-        text=["In fr the background went through the auto-encoder; 'whole' is the share of images marked all over."],
+        text=["In fr the background went through the auto-encoder; images marked all over show no region."],
     )
     if len(tables["rejects"]):
         yield table_section("Rejected images", tables["rejects"])
@@ -151,7 +155,7 @@ def _protocols(run: Run) -> Section:
     records = run.record["protocols"]
     header = [name for name in records[0] if name != "headline"]
     rows = [{"cells": [told(record[name]) for name in header], "lost": False} for record in records]
-    return Section("What each protocol does", [name.replace("_", " ") for name in header], rows, folded=True)
+    return Section("What each protocol does", [column_words(name) for name in header], rows, folded=True)
 
 
 def _footer(run: Run) -> list[str]:

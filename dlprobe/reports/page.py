@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
@@ -14,11 +15,12 @@ from PIL import Image
 
 from dlprobe.errors import OutputError
 from dlprobe.publish import publish
+from dlprobe.studies.displays import column_words, grid_words, method_words, metric_words
 from dlprobe.studies.results import with_interval
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
     from markupsafe import Markup
@@ -44,38 +46,63 @@ GLOSSARY = (
     "Kinds of image: real is a photograph as it was; ae went through an auto-encoder; in aesp only a region did.",
     "In sp (spliced) only a region was generated; in fr (fully regenerated) a region, and the rest auto-encoded.",
     "What follows a kind is the generator, the kind of mask, or the share of the image that the mask covers.",
-    "On fakes, iou (intersection over union of marked and generated), f1 and ap (average precision) are best at 1.",
-    "On authentic images, false_area is the share that is marked, best at 0.",
+    "On fakes, IoU (intersection over union of marked and generated), F1 and average precision are best at 1.",
+    "On authentic images, the falsely marked share is best at 0.",
+    "Marking everything marks the whole image, whatever it shows: what a probe has to beat.",
 )
+#: What the columns of a fit's scores are named after.
+SCHEMES = (
+    "Labelling schemes say what auto-encoded parts are to a probe in training: pristine (autoencoded-pristine), fake "
+    "(autoencoded-fake), left out (autoencoded-ignored), or a class of their own (three-class). All are tested on one "
+    "truth: inpainted against the rest."
+)
+#: Columns whose values are names that have words, and these words.
+_VALUES: Mapping[str, Callable[[str], str]] = {
+    "metric": metric_words,
+    "grid": grid_words,
+    "comparison": method_words,
+    "method": method_words,
+}
+_BRACKETS = re.compile(r"\[[^\]]*\]")
+_WORD_ENDS = re.compile(r"(?<=[a-zA-Z][_:/])(?=\w)")
 
 
 def table_section(
     title: str,
     table: pd.DataFrame,
     *,
-    text: list[str] | None = None,
+    text: Sequence[str] = (),
+    figure: str = "",
     folded: bool = False,
     lost: Callable[[dict[str, Any]], bool] | None = None,
 ) -> Section:
-    """Return a table with each value and its interval in one cell; `lost` tells which rows are tinted."""
-    merged = _merged(table)
+    """Return a table in words, each value and its interval in one cell; `lost` tells which rows are tinted."""
+    merged, bracketed = _merged(_without_lone_protocol(table))
     rows = [
-        {"cells": [told(value) for value in cells.values()], "lost": lost is not None and lost(whole)}
+        {"cells": [told(value, name) for name, value in cells.items()], "lost": lost is not None and lost(whole)}
         for cells, whole in zip(merged.to_dict("records"), table.to_dict("records"), strict=True)
     ]
-    lines = list(text or []) if rows else [*(text or []), "Nothing to show."]
-    return Section(title, [str(name).replace("_", " ") for name in merged.columns], rows, lines, folded=folded)
+    lines = [*text] if rows else [*text, "Nothing to show."]
+    header = [column_words(str(name)) + (" [interval]" if name in bracketed else "") for name in merged.columns]
+    return Section(title, header, rows, lines, figure, folded)
 
 
-def _merged(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose columns of interval ends are put beside their value in brackets."""
-    found = table.copy()
-    for name, low, high in _pairs([str(column) for column in table.columns]):
+def _without_lone_protocol(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose scores do not name their protocol where all have the same."""
+    if "metric" not in table or table["metric"].str.rsplit(".", n=2).str[0].nunique() != 1:
+        return table
+    return table.assign(metric=table["metric"].str.replace(r"^.+\.(\w+)\.(\w+)", r"\2@\1", regex=True))
+
+
+def _merged(table: pd.DataFrame) -> tuple[pd.DataFrame, set[str]]:
+    """Return a table whose columns of interval ends are put beside their value in brackets, and which have them."""
+    found, pairs = table.copy(), _pairs([str(column) for column in table.columns])
+    for name, low, high in pairs:
         ends = (table[name], table[low], table[high])
         signed = name in {"difference", "gain", "change"}
         found[name] = [with_interval(*numbers, signed=signed) for numbers in zip(*ends, strict=True)]
         found = found.drop(columns=[low, high])
-    return found
+    return found, {name for name, low, _ in pairs if table[low].notna().any()}
 
 
 def _pairs(columns: list[str]) -> list[tuple[str, str, str]]:
@@ -90,11 +117,20 @@ def _pairs(columns: list[str]) -> list[tuple[str, str, str]]:
     return found
 
 
-def told(value: object) -> str:
-    """Return a cell as people read it."""
+def told(value: object, column: object = "") -> str:
+    """Return a cell as people read it: numbers short, and in words what has words in its column."""
+    if value is None:
+        return ""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
     if isinstance(value, float):
-        return "" if isnan(value) else f"{value:.4g}"
-    return str(value)
+        if isnan(value):
+            return ""
+        if column in {"p", "p_holm"}:
+            return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+        return f"{value:.3f}" if column == "everything" else f"{value:.4g}"
+    words = _VALUES.get(str(column))
+    return words(str(value)) if words else str(value)
 
 
 def written_out(record: Mapping[str, Any]) -> str:
@@ -140,6 +176,7 @@ def write_page(target: Path, template: str, **content: Any) -> Path:
 
     environment = Environment(loader=PackageLoader("dlprobe.reports"), autoescape=select_autoescape(["html"]))
     environment.filters["spans"] = _spans
+    environment.filters["unbroken"] = _unbroken
     html = environment.get_template(template).render(**content)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +198,14 @@ def _spans(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
     )
+
+
+def _unbroken(cell: object) -> Markup:
+    """Return a cell whose interval no line break parts, and whose long names may be parted where a word ends."""
+    from markupsafe import Markup, escape
+
+    text = _BRACKETS.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), str(cell))
+    return Markup("<wbr>").join(escape(part) for part in _WORD_ENDS.split(text))
 
 
 def png_uri(pixels: NDArray[np.uint8] | bytes) -> str:

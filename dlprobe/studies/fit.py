@@ -28,6 +28,7 @@ from dlprobe.studies.results import (
     AUTHENTIC_VARIANTS,
     FAKE_VARIANTS,
     compare,
+    digest,
     flagged_rows,
     grid_of,
     losses_to_everything,
@@ -88,6 +89,10 @@ class FitResult:
     def summary(self) -> pd.DataFrame:
         """Return the table that people read first."""
         return overview(self.results)
+
+    def short(self) -> pd.DataFrame:
+        """Return of that table what a terminal has room for; see `dlprobe.studies.results.digest`."""
+        return digest(self.results)
 
     def frame(self) -> pd.DataFrame:
         """Return the table of results."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.fitting.scoring import EVERYTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 #: Variants with a region to find, and variants that must stay unmarked.
 FAKE_VARIANTS = ("sp", "fr")
@@ -34,14 +34,21 @@ METHOD_METRICS = ("iou", "iou_val", "ap")
 _OVERVIEW, _OVERVIEW_OF_VARIANTS = ("iou", "false_area"), ("iou_val", "false_area_val", "ap")
 #: The method that comparisons are about, if it was fitted.
 MAIN_METHOD = "dice"
+#: When a kind counts as not surely won, in words.
+_NOT_SURE = "the interval of the difference, each kind's own and unadjusted, reaches to 0 or below"
 #: What identifies a row of scores beside its kind.
 METHOD_KEY = ["model", "method", "scheme"]
 
 
 def kinds(images: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield every kind of image with its rows: each variant, and each of its generators, mask kinds and mask sizes."""
-    for variant, rows in images.groupby("variant", sort=False):
-        yield str(variant), rows
+    """Yield every kind of image with its rows: each variant, and each of its generators, mask kinds and mask sizes.
+
+    Fakes come before the others, in every table and figure.
+    """
+    of_variant = dict(iter(images.groupby("variant")))
+    for variant in (name for name in (*FAKE_VARIANTS, *AUTHENTIC_VARIANTS) if name in of_variant):
+        rows = of_variant[variant]
+        yield variant, rows
         for column in ("generator", "mask_kind"):
             if rows[column].nunique() > 1:
                 for value, part in rows.groupby(column):
@@ -58,10 +65,6 @@ def tables_of_models(of_models: Mapping[str, Mapping[str, pd.DataFrame]]) -> dic
         name: pd.concat([tables[name].assign(model=model) for model, tables in of_models.items()], ignore_index=True)
         for name in names
     }
-
-
-#: Where images are scored, by the name of the grid that stands in a metric's.
-GRIDS = {"patch": "on patches", "px": "on the pixels that all models show"}
 
 
 def grid_of(images: pd.DataFrame) -> str:
@@ -135,9 +138,7 @@ def planned_comparisons(images: pd.DataFrame) -> list[Comparison]:
     """
     rows = images[METHOD_KEY].drop_duplicates()
     models = list(dict.fromkeys(rows["model"]))
-    others = [method for method in dict.fromkeys(rows["method"]) if method != EVERYTHING]
-    main = MAIN_METHOD if MAIN_METHOD in others else others[0]
-    others.remove(main)
+    main, *others = methods_of(rows)
     schemes = list(dict.fromkeys(rows.loc[rows["method"] == main, "scheme"]))
     fakes = [kind for kind, part in kinds(images) if part["variant"].iloc[0] in FAKE_VARIANTS]
     variants = [variant for variant in FAKE_VARIANTS if (images["variant"] == variant).any()]
@@ -159,6 +160,13 @@ def planned_comparisons(images: pd.DataFrame) -> list[Comparison]:
         left, right = (other, main, head), (one, main, head)
         plan += [Comparison(f"{one} - {other}", left, right, kind, m) for kind in variants for m in ("iou", "ap")]
     return plan
+
+
+def methods_of(rows: pd.DataFrame) -> list[str]:
+    """Return the methods of a table but marking everything, the one that comparisons are about first."""
+    names = [str(method) for method in dict.fromkeys(rows["method"]) if method != EVERYTHING]
+    main = MAIN_METHOD if MAIN_METHOD in names else names[0]
+    return [main, *(name for name in names if name != main)]
 
 
 def compare(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -202,23 +210,63 @@ def overview(results: pd.DataFrame) -> pd.DataFrame:
     A cell is the IoU on fakes and the false area on authentic images, both at the score 0.5, with its interval; of
     whole variants also at the threshold chosen on validation, and the AP.
     """
+    several = results["model"].nunique() > 1
+
+    def name(cell: Any) -> str:
+        method = f"{cell.method} {cell.scheme}"
+        return f"{cell.model}: {method}" if several else method
+
+    return _spread_out(results, ["kind", "metric"], name)
+
+
+def by_scheme(results: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return the numbers of `overview` of some methods, one column a scheme; methods and models are rows."""
+    rows = results[results["method"].isin(list(methods))]
+    apart = [column for column in ("model", "method") if rows[column].nunique() > 1]
+    table = _spread_out(rows, ["kind", "metric", *apart], lambda cell: str(cell.scheme))
+    counts = [name for name in ("images", "sources") if name in table]
+    return table[[*(name for name in table.columns if name not in counts), *counts]]  # narrow screens show scores first
+
+
+def digest(results: pd.DataFrame) -> pd.DataFrame:
+    """Return what a terminal has room for: whole variants at the score 0.5, a row a probe, `value` with its interval.
+
+    All methods are there under the scheme of the truth, or the first, and the main method under every other scheme.
+    """
+    metric = results["metric"].str.partition("@")[0]
+    rows = results[results["kind"].isin((*FAKE_VARIANTS, *AUTHENTIC_VARIANTS)) & metric.isin(_OVERVIEW)]
+    rows = rows[rows["method"] != EVERYTHING]
+    main, *_ = methods_of(rows)
+    head = TRUTH_SCHEME if (rows["scheme"] == TRUTH_SCHEME).any() else rows["scheme"].iloc[0]
+    rows = rows[(rows["method"] == main) | (rows["scheme"] == head)]
+    ends = zip(rows["value"], rows["low"], rows["high"], strict=True)
+    return pd.DataFrame(
+        {
+            "model": rows["model"],
+            "kind": rows["kind"],
+            "metric": rows["metric"],
+            "probe": rows["method"] + " " + rows["scheme"],
+            "value": [with_interval(*each) for each in ends],
+            "everything": rows["everything"].map("{:.3f}".format),
+        }
+    )
+
+
+def _spread_out(results: pd.DataFrame, key: list[str], name: Callable[[Any], str]) -> pd.DataFrame:
+    """Return one row a key, one column for each name of a cell."""
     metric = results["metric"].str.partition("@")[0]
     whole = results["kind"].isin((*FAKE_VARIANTS, *AUTHENTIC_VARIANTS)) & metric.isin(_OVERVIEW_OF_VARIANTS)
     wanted = results[metric.isin(_OVERVIEW) | whole]
-    several = results["model"].nunique() > 1
     rows: list[dict[str, object]] = []
-    for (kind, metric), part in wanted.groupby(["kind", "metric"], sort=False):
-        first = part.iloc[0]
+    for names, part in wanted.groupby(key, sort=False):
         row: dict[str, object] = {
-            "kind": kind,
-            "metric": metric,
+            **dict(zip(key, names, strict=True)),
             "images": int(part["n_images"].max()),
             "sources": int(part["n_sources"].max()),
-            "everything": f"{first['everything']:.3f}",
+            "everything": f"{part.iloc[0]['everything']:.3f}",
         }
         for cell in part[part["method"] != EVERYTHING].itertuples():
-            name = f"{cell.method} {cell.scheme}"
-            row[f"{cell.model}: {name}" if several else name] = with_interval(cell.value, cell.low, cell.high)
+            row[name(cell)] = with_interval(cell.value, cell.low, cell.high)
         rows.append(row)
     return pd.DataFrame.from_records(rows).fillna("")
 
@@ -244,21 +292,39 @@ def flagged_rows(model: str, flags: Mapping[tuple[str, str], str]) -> pd.DataFra
 
 
 def losses_to_everything(comparisons: pd.DataFrame) -> list[str]:
-    """Return one line for each model that names the kinds of fake in which it does not surely beat marking everything.
+    """Return one line for each model that has kinds of fake in which it does not surely beat marking everything."""
+    lost = lost_to_everything(comparisons)
+    if lost.empty:
+        return []
+    counts = comparisons[_against_everything(comparisons)].groupby("model").size()
+    return [f"{model}: {told_losses(part, counts[model])}" for model, part in lost.groupby("model", sort=False)]
+
+
+def lost_to_everything(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons with marking everything that are not surely won.
 
     Surely: the interval of the difference in IoU lies above 0. Kinds with too few sources for an interval are left out.
     """
     if comparisons.empty:
-        return []
-    against = comparisons[comparisons["comparison"].str.endswith(f" - {EVERYTHING}") & comparisons["low"].notna()]
-    lost = against[against["low"] <= 0]
-    return [
-        f"{model}: does not surely beat marking everything on "
-        + ", ".join(
-            f"{row.kind} ({with_interval(row.difference, row.low, row.high, signed=True)})" for row in part.itertuples()
-        )
-        for model, part in lost.groupby("model", sort=False)
+        return comparisons
+    return comparisons[_against_everything(comparisons) & (comparisons["low"] <= 0)]
+
+
+def told_losses(lost: pd.DataFrame, of: int, because: str = _NOT_SURE) -> str:
+    """Return of kinds that are not surely won the whole variants by name, and how many there are of how many."""
+    whole = lost[lost["kind"].isin(FAKE_VARIANTS)]
+    told = [
+        f"{row.kind} ({with_interval(row.difference, row.low, row.high, signed=True) or 'not defined'})"
+        for row in whole.itertuples()
     ]
+    if more := len(lost) - len(whole):
+        told.append(f"{more} narrower {'kinds' if more > 1 else 'kind'}, which comparisons.csv names")
+    start = f"does not surely beat marking everything on {len(lost)} of {of} kinds of fake"
+    return f"{start}, where {because}: {' and '.join(told)}"
+
+
+def _against_everything(comparisons: pd.DataFrame) -> pd.Series:
+    return comparisons["comparison"].str.endswith(f" - {EVERYTHING}") & comparisons["low"].notna()
 
 
 def on_thresholds(images: pd.DataFrame) -> list[str]:
@@ -266,8 +332,9 @@ def on_thresholds(images: pd.DataFrame) -> list[str]:
     if images.loc[images["method"] != EVERYTHING, "method"].nunique() < 2:
         return []
     text = (
-        "at the score 0.5 methods differ by where their scores lie as much as by what they see: a difference in iou "
-        "alone is none between methods; read iou_val (each at its threshold of validation) and ap beside it"
+        "at the score 0.5 methods differ by where their scores lie as much as by what they see: a difference in IoU "
+        "there is none between methods; read the IoU at each one's threshold of validation (iou_val) and the average "
+        "precision (ap) beside it"
     )
     return [text]
 

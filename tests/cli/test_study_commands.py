@@ -54,6 +54,13 @@ def test_the_list_names_every_study_that_is_ready():
     assert "Which frozen backbone" in asks["backbones"]
 
 
+def test_the_list_fits_a_terminal_and_leaves_no_word_out():
+    result = dlprobe("study", "list")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    rows = [json.loads(line) for line in dlprobe("study", "list", "--json").stdout.splitlines()]
+    assert result.stdout.split() == " ".join(f"{row['name']} {row['asks']}" for row in rows).split()
+
+
 def test_an_interrupted_study_in_a_relative_folder_goes_on_and_is_shown(folder, monkeypatch):
     fit, begun = workshop.fit_caches, []
 

@@ -7,13 +7,15 @@ import subprocess
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dlprobe.data.images import read_mask
 from dlprobe.errors import OutputError
 from dlprobe.reports import report_folder, write_evaluation_report
-from dlprobe.reports.page import GLOSSARY
+from dlprobe.reports.page import GLOSSARY, table_section
 from dlprobe.reports.slider import THRESHOLD_LEVEL, threshold_levels
+from dlprobe.studies.displays import metric_words
 from dlprobe.studies.evaluation.maps import MapStore
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,16 +42,26 @@ def page(small_evaluation, tmp_path_factory):
 def test_a_page_shows_tables_curves_notes_and_accounting_and_needs_nothing_else(page, small_evaluation):
     html = page.read_text()
     for row in small_evaluation.tables["overview"].itertuples():
-        assert f"<td>{row.metric}</td>" in html
+        assert f">{metric_words(row.metric)}</td>" in html
     scored = small_evaluation.accounting["scored"]
     accounting = f"{scored} images in = {scored} scored + 0 rejected"
-    for words in ("Robustness", "Object prior", "Post-processing", accounting, "(oracle)"):
+    for words in ("Robustness", "Object prior", "Post-processing", accounting, ", oracle, protocol dlprobe"):
         assert words in html
     assert small_evaluation.notes[0] in html
     assert all(line in html for line in GLOSSARY)
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
     assert "http" not in html.replace("http://www.w3.org", "")
     assert (page.parent / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_score_names_its_protocol_only_beside_those_of_others():
+    names = ["dlprobe.original_px.iou_macro (oracle)", "dlprobe.original_px.false_area"]
+    alone = table_section("", pd.DataFrame({"metric": names}))
+    assert [row["cells"] for row in alone.rows] == [["IoU, mean over images, oracle"], ["falsely marked share"]]
+    beside = table_section("", pd.DataFrame({"metric": [names[1], "tgif.original_px.f1"]}))
+    assert [row["cells"] for row in beside.rows] == [["falsely marked share, protocol dlprobe"], ["F1, protocol tgif"]]
+    fitted = table_section("", pd.DataFrame({"metric": ["iou@patch", "iou@patch"]}))
+    assert [row["cells"] for row in fitted.rows] == [["IoU"], ["IoU"]]
 
 
 def test_the_report_of_a_folder_is_the_one_that_belongs_there(small_evaluation, tmp_path):

@@ -48,8 +48,9 @@ MOVE = """
   };
 """
 SORT = """
-  const table = page.querySelector("table.sortable");
-  const column = [...table.tHead.rows[0].cells].findIndex((head) => head.textContent === "everything");
+  const heads = (table) => [...table.tHead.rows[0].cells].map((head) => head.textContent);
+  const place = (table) => heads(table).indexOf("marking everything");
+  const table = [...page.querySelectorAll("table.sortable")].find((one) => place(one) >= 0), column = place(table);
   const values = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
   const seen = [values()];
   for (let click = 0; click < 2; click++) {
@@ -57,6 +58,13 @@ SORT = """
     seen.push(values(), table.tHead.rows[0].cells[column].getAttribute("aria-sort"));
   }
   return seen;
+"""
+SCROLLED = """
+  page.querySelectorAll("details").forEach((one) => { one.open = true; });
+  const wide = [...page.querySelectorAll(".scroll:has(table)")].filter((one) => one.scrollWidth > one.clientWidth);
+  const first = page.querySelector("table.sortable td:first-child");
+  return [wide.map((one) => [one.textContent.trim().slice(0, 60), one.scrollWidth, one.clientWidth]),
+    view.getComputedStyle(first).position === "sticky"];
 """
 WIDTH = "const root = page.documentElement; return [root.scrollWidth, root.clientWidth, view.innerWidth];"
 
@@ -94,7 +102,9 @@ def test_a_report_shows_the_numbers_of_its_run(page, tiny_fit):
 def test_a_page_begins_with_what_was_tested_and_explains_its_words(page, tiny_fit):
     html, images = page.read_text(), tiny_fit.images
     number, sources = images["path"].nunique(), images["source_id"].nunique()
-    assert f"tested on {number} images of {sources} photographs." in html.split("<h2>")[0]
+    above = html.split("<h2>")[0]  # of the answer, which speaks of sp and fr
+    assert f"tested on {number} images of {sources} photographs." in above
+    assert all(f"{variant} = " in above for variant in images["variant"].unique())
     assert all(line in html for line in GLOSSARY)
 
 
@@ -126,12 +136,13 @@ def test_a_footer_is_written_out_and_few_photographs_are_said_to_be_few(page, ti
 def test_words_of_scores_are_those_of_the_grid_that_they_were_taken_on(tiny_fit, grid, unit, other):
     tables = dict(read_run(tiny_fit.out).tables)
     tables |= {name: tables[name].assign(grid=grid) for name in ("images", "pooled")}
-    scores, _, calibration, pooled, _ = _sections(SimpleNamespace(tables=tables))
-    for section in (scores, calibration, pooled):
+    scores, _, _, calibration, decided, ranked, _ = _sections(SimpleNamespace(tables=tables))
+    for section in (scores, calibration, decided, ranked):
         words = " ".join([section.title, *section.text]).lower()
         assert unit in words
         assert other not in words
-    assert f"all {unit}" in pooled.title.lower()
+    assert f"all {unit}" in decided.title.lower()
+    assert f"all {unit}" in ranked.title.lower()
 
 
 def test_a_slider_tells_scores_near_0_and_1_by_what_is_left_and_by_logits(tmp_path, browse):
@@ -200,6 +211,45 @@ def test_tables_sort_by_click_and_numbers_sort_as_numbers(page, browse):
     assert (up, down) == ("ascending", "descending")
     assert [float(value) for value in rising] == sorted(map(float, before))
     assert [float(value) for value in falling] == sorted(map(float, before), reverse=True)
+
+
+def test_no_table_scrolls_sideways_on_a_desk_with_every_scheme_there_is(tiny_fit, tmp_path, browse):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_fit.out, run)
+    results = tiny_fit.results
+    one = results[results["scheme"] == SCHEME]
+    more = [one.assign(scheme=scheme) for scheme in ("autoencoded-ignored", "three-class")]
+    pd.concat([results, *more], ignore_index=True).to_parquet(run / "results.parquet")
+    page = write_report(run, tmp_path / "page.html")
+    for width_px in (1280, 400):
+        scrolled, sticks = browse(page, SCROLLED, width_px)
+        assert (scrolled == []) == (width_px == 1280)
+        assert sticks == (width_px == 400)  # the first column, which says of what a number is
+
+
+def test_of_kinds_lost_to_marking_everything_the_page_counts_and_lists_all(page, tiny_fit):
+    html, table = page.read_text(), tiny_fit.comparisons
+    against = table[table["comparison"].eq("dice - everything") & table["low"].notna()]
+    lost = against[against["low"] <= 0]
+    assert len(lost) > 2
+    bullets = html.partition("before reading the numbers</h2>")[2].partition("</ul>")[0]
+    assert f"on {len(lost)} of {len(against)} kinds of fake" in bullets
+    assert max(map(len, re.findall(r"<li>(.*?)</li>", bullets))) < 450
+    listed = html.partition(f"The {len(lost)} kinds of fake")[2].partition("</details>")[0]
+    assert re.findall(r"<td>((?:sp|fr)[^<]*)</td>", listed) == lost["kind"].tolist()
+
+
+def test_a_page_has_no_name_of_a_column_or_a_metric(page):
+    html = page.read_text()
+    heads = re.findall(r"<th>(.*?)</th>", html)
+    assert {"kind of image", "score", "marking everything", "p after Holm", "photographs"} <= set(heads)
+    assert [head for head in heads if re.search(r"[_@]|^(n|p) \w+$", head.replace("p after Holm", ""))] == []
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", html)
+    assert [
+        cell for cell in cells if re.search(r"@|_val\b|everything$", cell) and "marking everything" not in cell
+    ] == []
+    assert "difference [interval]" in heads
+    assert "dice - marking everything" in cells
 
 
 @pytest.mark.parametrize("width_px", [400, 1280])

@@ -51,7 +51,8 @@ def test_a_page_asks_answers_shows_and_says_from_what(study, browse):
     assert study.record["lead"].split(";")[0] in html
     assert all(note.split(",")[0].replace("'", "&#39;") in html for note in study.notes)
     for columns in re.findall(r"<thead><tr>(.*?)</tr>", html):
-        assert re.findall(r"<th>(.*?)</th>", columns)[1] in {"value", "difference"}
+        assert re.findall(r"<th>(.*?)</th>", columns)[1] in {"value [interval]", "difference [interval]"}
+        assert "_" not in columns
         assert "settings" not in columns  # the same long text in every row would make rows as high as a screen
         assert "fingerprint" not in columns
     assert "model_fingerprint" in html

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -236,3 +237,21 @@ def test_an_unwritable_or_unsuitable_output_is_refused_before_the_fit(tiny_cache
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="is no folder"):
         fit_caches([tiny_cache], tmp_path / "file" / "run")
+
+
+def test_a_terminal_is_shown_every_method_once_and_every_scheme_of_the_main_one(tiny_fit, capsys):
+    import_module("dlprobe_cli.fitting")._print(tiny_fit)
+    out, err = capsys.readouterr()
+    assert max(map(len, out.splitlines())) <= 100
+    model, head, *rows = out.splitlines()
+    assert (model, head.split()) == ("residual:srm", ["kind", "metric", "probe", "value", "everything"])
+    probes = ["dice autoencoded-pristine", "dice autoencoded-fake", "logistic autoencoded-pristine"]
+    found = tiny_fit.results.set_index(["kind", "metric", "method", "scheme"])
+    for kind, metric in (("sp", "iou@patch"), ("real", "false_area@patch")):
+        for probe in probes:
+            method, scheme = probe.split()
+            value = found.loc[(kind, metric, method, scheme), "value"]
+            [row] = [row for row in rows if row.split()[:3] == [kind, metric, method] and scheme in row]
+            assert f"{value:.3f}" in row
+    assert len(rows) == 4 * len(probes)
+    assert f"dlprobe report {tiny_fit.out}" in err

@@ -1,10 +1,13 @@
 """Objectives, schemes, seeds, layers, early stopping and baselines through a whole fit."""
 
+import re
 from dataclasses import replace
+from importlib.metadata import entry_points
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
@@ -344,3 +347,16 @@ def test_methods_are_compared_at_their_own_thresholds_too(everything):
     shown = everything.summary().query("kind == 'sp'")["metric"].tolist()
     assert shown == ["iou@patch", "ap@patch", "iou_val@patch"]
     assert "iou_val@patch" in (everything.out / "results.md").read_text()
+
+
+def test_too_few_steps_name_the_options_that_mend_it_as_the_command_has_them(everything, several):
+    (script,) = entry_points(group="console_scripts", name="dlprobe")
+    options = {name for each in typer.main.get_command(script.load()).commands["fit"].params for name in each.opts}
+    for fit, names in ((everything, ["--epochs", "--batch-windows"]), (several, ["--patience"])):
+        [note] = [note for note in fit.notes if "took only" in note]
+        assert [name for name in names if name in note] == names
+        assert set(re.findall(r"--[a-z-]+", note)) <= options
+    [note] = [note for note in everything.notes if "took only" in note]
+    assert "--epochs, now 2" in note
+    assert "--batch-windows, now 8" in note
+    assert "--patience" not in note

@@ -14,7 +14,8 @@ from dlprobe.errors import OutputError
 from dlprobe.metrics import Reliability
 from dlprobe.plotting import png
 from dlprobe.reports.page import Section, png_uri, table_section
-from dlprobe.separability.results import RECORD_NAME, TABLE_NAME
+from dlprobe.separability.results import RECORD_NAME, STATISTICS, TABLE_NAME
+from dlprobe.studies.fitting.scoring.tallies import DECISIONS
 from dlprobe.studies.results import grid_of
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ _CALIBRATION = (
 )
 _POOLED = (
     "Every {unit} of the tested images counts once, so that large regions count more than small ones; no intervals.",
-    "At the score 0.5 and (suffix _val) at the threshold chosen on validation.",
-    "AUC, AP and the best F1 are means over folds and seeds: logits of different probes do not compare.",
+    "At the score 0.5, and where the column says so at the threshold chosen on validation.",
+    "AUC, average precision and the best F1 are means over folds and seeds: logits of different probes do not compare.",
     "The best F1 is an oracle: its threshold was chosen on the tested {units} themselves.",
     "Tempered: with logits divided by the temperature, which was chosen on validation.",
 )
@@ -60,19 +61,25 @@ def calibration_section(calibration: pd.DataFrame, grid: str) -> Iterator[Sectio
         {**dict(zip(("model", "method", "scheme"), key, strict=True)), **_error(part)}
         for key, part in calibration.groupby(["model", "method", "scheme"], sort=False)
     ]
-    found = table_section("Calibration", pd.DataFrame(rows), text=_in_units(_CALIBRATION, grid))
-    yield Section(found.title, found.header, found.rows, found.text, png_uri(png(axes[0])))
+    figure = png_uri(png(axes[0]))
+    yield table_section("Calibration", pd.DataFrame(rows), text=_in_units(_CALIBRATION, grid), figure=figure)
 
 
-def pooled_section(pooled: pd.DataFrame) -> Section:
-    """Return the scores of all patches, or pixels, of a variant together; bounds are left to the file."""
+def pooled_sections(pooled: pd.DataFrame) -> Iterator[Section]:
+    """Yield the scores of all patches, or pixels, of a variant together, in two tables that fit a screen.
+
+    Bounds are left to the file.
+    """
     grid = grid_of(pooled)
+    known = ["variant", *(["model"] if pooled["model"].nunique() > 1 else []), "method", "scheme", "n", "share"]
     bounds = [name for name in pooled.columns if name.endswith(("_low", "_high"))]
-    first = ["model", "method", "scheme", "variant"]
-    table = pooled.drop(columns=[*bounds, "grid"])
-    table = table[[*first, *(name for name in table.columns if name not in first)]]
+    scores = [name for name in pooled.columns if name not in {*known, *bounds, "model", "grid"}]
+    decided = [name for name in scores if name.removesuffix("_val") in DECISIONS]
     [title] = _in_units(["All {units} of a variant together"], grid)
-    return table_section(title, table, text=_in_units(_POOLED, grid), folded=True)
+    text = _in_units(_POOLED, grid)
+    yield table_section(f"{title}: decisions", pooled[[*known, *decided]], text=text, folded=True)
+    others = pooled[[*known, *(name for name in scores if name not in decided)]]
+    yield table_section(f"{title}: rankings and probabilities", others, text=text, folded=True)
 
 
 def _in_units(lines: Iterable[str], grid: str) -> list[str]:
@@ -106,11 +113,10 @@ def separability_sections(folder: str | os.PathLike[str] | None) -> Iterator[Sec
     record = json.loads((place / RECORD_NAME).read_text(encoding="utf-8"))
     text += [f"{cache['name']}: {cache['windows']} windows, cache {cache['path']}." for cache in record["caches"]]
     text += record["notes"]
-    table = table_section("Separability", pd.read_csv(place / TABLE_NAME), text=text)
     picture = place / "lda_accuracy.png"
     figure = png_uri(picture.read_bytes()) if picture.is_file() else ""
-    yield Section(table.title, table.header, table.rows, table.text, figure)
-    differences = pd.read_csv(place / "differences.csv")
+    yield table_section("Separability", _in_words(pd.read_csv(place / TABLE_NAME)), text=text, figure=figure)
+    differences = _in_words(pd.read_csv(place / "differences.csv"))
     if len(differences):
         paired = ["The second features minus the first, on the same windows; intervals are over sources, unadjusted."]
         yield table_section("Separability: paired differences", differences, text=paired)
@@ -118,6 +124,12 @@ def separability_sections(folder: str | os.PathLike[str] | None) -> Iterator[Sec
         method, number, by = path.stem.split("-", 2)
         title = f"{method.upper()} map {number} of a sample of patches, {_MAPPED.get(by, by)}"
         yield Section(title, figure=png_uri(path.read_bytes()))
+
+
+def _in_words(statistics: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose statistics are named as their pictures name them."""
+    words = {name: meaning.words for name, meaning in STATISTICS.items()}
+    return statistics.assign(statistic=statistics["statistic"].replace(words))
 
 
 def require_folder(images: str | os.PathLike[str]) -> Path:

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.plotting import png
 from dlprobe.reports.fits.examples import worst_and_best
-from dlprobe.reports.fits.sections import calibration_section, pooled_section, require_folder, separability_sections
-from dlprobe.reports.page import GLOSSARY, Section, png_uri, require_html, shrunk, write_page, written_out
+from dlprobe.reports.fits.sections import calibration_section, pooled_sections, require_folder, separability_sections
+from dlprobe.reports.page import (
+    GLOSSARY,
+    SCHEMES,
+    Section,
+    png_uri,
+    require_html,
+    shrunk,
+    table_section,
+    write_page,
+    written_out,
+)
 from dlprobe.reports.slider import slider
 from dlprobe.studies import read_run
-from dlprobe.studies.designs.telling import UNADJUSTED, ahead, known_metric
-from dlprobe.studies.displays import plot_comparisons, plot_results
+from dlprobe.studies.designs.pairing import on_same_scores
+from dlprobe.studies.designs.telling import UNADJUSTED, VARIANTS, ahead, known_metric
+from dlprobe.studies.displays import MARKING_EVERYTHING, grid_words, plot_comparisons, plot_results
 from dlprobe.studies.fitting.scoring import EVERYTHING
-from dlprobe.studies.results import FAKE_VARIANTS, GRIDS, grid_of, overview, with_interval
+from dlprobe.studies.results import (
+    AUTHENTIC_VARIANTS,
+    FAKE_VARIANTS,
+    by_scheme,
+    grid_of,
+    lost_to_everything,
+    methods_of,
+)
 
 if TYPE_CHECKING:
     import os
@@ -102,6 +119,7 @@ def write_report(
         lead=[*lead, _tested(main)],
         answer=_answer(main),
         notes=main.record["notes"],
+        lost=_lost(main),
         sections=sections,
         pictures=[_embedded(picture) for picture in pictures],
         exhibits=examples.exhibits,
@@ -112,13 +130,13 @@ def write_report(
 
 
 def _tested(run: Run) -> str:
-    """Return what the scores rest on."""
+    """Return what the scores rest on, and what the kinds of image in the answer are."""
     images = run.tables["images"]
     number = len(images.drop_duplicates(["dataset", "path"]))
     sources = images["source_id"].nunique()
-    return (
-        f"Probes on {' and '.join(dict.fromkeys(images['model']))}, tested on {number} images of {sources} photographs."
-    )
+    told = ", ".join(f"{name} = {VARIANTS[name]}" for name in VARIANTS if (images["variant"] == name).any())
+    models = " and ".join(dict.fromkeys(images["model"]))
+    return f"Probes on {models}, tested on {number} images of {sources} photographs. Kinds of image: {told}."
 
 
 def _answer(run: Run) -> list[str]:
@@ -128,32 +146,44 @@ def _answer(run: Run) -> list[str]:
     table = table[table["metric"].map(known_metric) == "iou"]
     several = table["model"].nunique() > 1
     ours = [f"the Dice probe on {model}" if several else "the Dice probe" for model in table["model"]]
-    said = table.assign(comparison=[f"{name} - marking everything" for name in ours])
+    said = table.assign(comparison=[f"{name} - {MARKING_EVERYTHING}" for name in ours])
     lines = [ahead(row) for _, row in said.iterrows()]
     return [*lines, UNADJUSTED] if lines else []
 
 
 def _sections(run: Run) -> list[Section]:
     results, grid = run.tables["results"], grid_of(run.tables["images"])
-    table = overview(results)
-    rows = [{"cells": [str(cell) for cell in row], "lost": False} for row in table.itertuples(index=False)]
-    scores = Section(
-        "Scores by kind of image",
-        list(table.columns),
-        rows,
-        [
-            "IoU of what is INPAINTED on fakes (higher is better), falsely marked share on authentic images (lower).",
-            f"Taken {GRIDS[grid]}, at score 0.5 and (suffix _val) at the threshold chosen on validation.",
-            "Means over sources (photographs) with their 95 % studentized bootstrap intervals.",
-            "The column 'everything' is what marking everything gets.",
-            *_without_intervals(results),
-            *GLOSSARY,
-        ],
-        png_uri(png(plot_results(results))),
-    )
+    main, *others = methods_of(results)
+    text = [
+        (
+            f"Of the method {main}, a column for each labelling scheme: IoU of what is INPAINTED on fakes (higher is "
+            "better), falsely marked share on authentic images (lower is better)."
+        ),
+        f"Taken {grid_words(grid)}, at the score 0.5, and where a row says so at the threshold chosen on validation.",
+        "Means over photographs with their 95 % studentized bootstrap intervals; what marking everything gets beside.",
+        SCHEMES,
+        *_without_intervals(results),
+        *([same] if (same := on_same_scores([results])) else []),
+        *GLOSSARY,
+    ]
+    figure = png_uri(png(plot_results(results)))
+    found = [table_section("Scores by kind of image", by_scheme(results, [main]), text=text, figure=figure)]
+    if others:
+        found.append(table_section(f"Scores of {', '.join(others)}", by_scheme(results, others), folded=True))
     calibration = calibration_section(run.tables["calibration"], grid)
-    pooled = pooled_section(run.tables["pooled"])
-    return [scores, _comparisons(run, "Paired comparisons"), *calibration, pooled, _other_metrics(results)]
+    pooled = pooled_sections(run.tables["pooled"])
+    return [*found, _comparisons(run, "Paired comparisons"), *calibration, *pooled, _other_metrics(results)]
+
+
+def _lost(run: Run) -> list[Section]:
+    """Return the kinds of fake that the note on marking everything counts, folded."""
+    table = lost_to_everything(run.tables["comparisons"])
+    if table.empty:
+        return []
+    columns = ["kind", *(["model"] if table["model"].nunique() > 1 else []), "difference", "low", "high", "n_sources"]
+    title = f"The {len(table)} kinds of fake on which marking everything is not surely beaten"
+    text = ["IoU of the probe minus that of marking everything, photograph by photograph, with unadjusted intervals."]
+    return [table_section(title, table[columns], text=text, folded=True)]
 
 
 def _without_intervals(results: pd.DataFrame) -> list[str]:
@@ -164,60 +194,30 @@ def _without_intervals(results: pd.DataFrame) -> list[str]:
 
 def _comparisons(run: Run, title: str, notes: Sequence[str] = ()) -> Section:
     table = run.tables["comparisons"]
-    header = ["comparison", "model", "kind", "metric", "difference", "p", "p (Holm)", "sources"]
-    rows = [
-        {
-            "cells": [
-                row.comparison,
-                row.model,
-                row.kind,
-                row.metric,
-                with_interval(row.difference, row.low, row.high, signed=True),
-                _p(row.p),
-                _p(row.p_holm),
-                row.n_sources,
-            ],
-            "lost": row.comparison == "dice - everything" and not row.low > 0,
-        }
-        for row in table.itertuples()
-    ]
+    apart = ["model"] if len(table) and table["model"].nunique() > 1 else []
+    columns = ["kind", "comparison", *apart, "metric", "difference", "low", "high", "p", "p_holm", "n_sources"]
     text = [
-        "Differences source by source, with 95 % intervals and sign-flip p, adjusted by Holm over this table.",
-        "Tinted: kinds in which the probe does not surely beat marking everything.",
+        "Differences photograph by photograph, with 95 % intervals and sign-flip p.",
+        "p after Holm is corrected for the number of differences in this table; intervals are each row's own.",
+        "Tinted: kinds in which the interval does not show that the probe beats marking everything.",
         *notes,
     ]
-    return Section(title, header, rows, text, png_uri(png(plot_comparisons(table))) if len(table) else "")
+    figure = png_uri(png(plot_comparisons(table))) if len(table) else ""
+    shown = table[columns] if len(table) else table
+    return table_section(title, shown, text=text, figure=figure, lost=_is_lost)
 
 
-def _p(value: float) -> str:
-    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+def _is_lost(row: dict[str, Any]) -> bool:
+    return row["comparison"].endswith(f" - {EVERYTHING}") and not row["low"] > 0
 
 
 def _other_metrics(results: pd.DataFrame) -> Section:
-    header = ["kind", "model", "method", "scheme", "metric", "value", "everything", "sources", "images", "setting"]
-    rows = [
-        {
-            "cells": [
-                row.kind,
-                row.model,
-                row.method,
-                row.scheme,
-                row.metric,
-                with_interval(row.value, row.low, row.high),
-                with_interval(row.everything, nan, nan),
-                row.n_sources,
-                row.n_images,
-                row.setting,
-            ],
-            "lost": False,
-        }
-        for row in results[results["kind"].isin(["real", "ae", "aesp", "sp", "fr"])].itertuples()
-        if row.method != "everything"
-    ]
-    text = [
-        "The suffix _val means: at the threshold chosen on validation sources. iou_own: against the scheme's target."
-    ]
-    return Section("All metrics by variant", header, rows, text, folded=True)
+    apart = ["model"] if results["model"].nunique() > 1 else []
+    columns = ["kind", *apart, "method", "scheme", "metric", "value", "low", "high", "everything"]
+    rows = results[results["kind"].isin([*FAKE_VARIANTS, *AUTHENTIC_VARIANTS]) & (results["method"] != EVERYTHING)]
+    text = ["'Against what the scheme taught': scored on the scheme's own target instead of on what is inpainted."]
+    table = rows[[*columns, "n_sources", "n_images", "setting"]]
+    return table_section("All scores by kind of image", table, text=text, folded=True)
 
 
 def _provenance(run: Run) -> list[str]:

@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dlprobe.metrics import bootstrap_mean, holm, paired_difference, source_means
-from dlprobe.studies.results import FAKE_VARIANTS, GRIDS
+from dlprobe.studies.displays import grid_words, metric_words
+from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: What the figures of scores by kind of image show.
 DOTS = (
-    "Dots are means over photographs, lines their 95 % intervals, black bars what marking everything gets. For IoU "
+    "Dots are means over photographs, lines their 95 % intervals, upright bars what marking everything gets. For IoU "
     "more is better; for the falsely marked share, which is that of authentic images, less is. Two intervals that "
     "overlap decide nothing: the answer rests on differences photograph by photograph."
 )
-#: Metrics as readers know them, by their names before the ``@``.
-WORDS = {"iou": "IoU", "false_area": "falsely marked share"}
+#: Below figures that show one of them: see `dlprobe.metrics.bootstrap_mean`.
+SAME_SCORES = (
+    "Where all photographs have one and the same score, such as 0, the interval still has a width: {n} tested "
+    "photographs cannot rule out that up to {share:.0%} of photographs score otherwise."
+)
 
 
 def metric_of(variant: str) -> str:
@@ -27,15 +31,34 @@ def metric_of(variant: str) -> str:
     return "iou" if variant in FAKE_VARIANTS else "false_area"
 
 
+def variants_of(table: pd.DataFrame) -> list[str]:
+    """Return the variants of a table in the order that people look for them in: fakes before the others."""
+    there = set(table["variant"])
+    return [name for name in (*FAKE_VARIANTS, *AUTHENTIC_VARIANTS) if name in there]
+
+
 def row_names(scores: pd.DataFrame) -> pd.Series:
     """Return what a figure calls the rows of a table of scores: the kind of image and the metric."""
-    return scores["kind"] + ": " + scores["metric"].str.partition("@")[0].map(WORDS)
+    return scores["kind"] + ": " + scores["metric"].map(metric_words)
 
 
 def axis_name(scores: pd.DataFrame) -> str:
     """Return what a figure calls the axis of scores at one half."""
     grid = str(scores["metric"].iloc[0]).partition("@")[2]
-    return f"mean over photographs with 95 % interval,\nat the score 0.5, {GRIDS.get(grid, grid)}"
+    return f"mean over photographs with 95 % interval,\nat the score 0.5, {grid_words(grid)}"
+
+
+def everything_by_source(images: pd.DataFrame) -> dict[str, float]:
+    """Return what marking every pixel gets on the images of each photograph, all of one variant.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Rows of an evaluation; the IoU of marking everything is the share that the mask covers, and the falsely marked
+        share of an image without a mask is 1.
+    """
+    fake = bool(images["variant"].isin(FAKE_VARIANTS).any())
+    return by_source(images.assign(everything=images["mask_share"] if fake else 1.0), "everything")
 
 
 def by_source(rows: pd.DataFrame, column: str) -> dict[str, float]:
@@ -68,3 +91,15 @@ def with_holm(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     """Return differences as a table, p adjusted by Holm over all of them."""
     table = pd.DataFrame.from_records(list(rows))
     return table.assign(p_holm=holm(table["p"].to_numpy())) if len(table) else table
+
+
+def on_same_scores(tables: Iterable[pd.DataFrame]) -> str:
+    """Return what to know of intervals of scores that do not vary, where a table has one; else nothing."""
+    few = [
+        int(count)
+        for table in tables
+        if {"value", "low", "high", "n_sources"} <= set(table.columns)
+        for value, low, high, count in table[["value", "low", "high", "n_sources"]].itertuples(index=False)
+        if value in {0.0, 1.0} and high > low
+    ]
+    return SAME_SCORES.format(n=min(few), share=1 - 0.025 ** (1 / min(few))) if few else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,6 +19,7 @@ from dlprobe.plotting import png
 from dlprobe.publish import publish
 from dlprobe.studies.designs.base import STUDIES
 from dlprobe.studies.designs.definition import Extraction, Question, read_study
+from dlprobe.studies.designs.pairing import on_same_scores
 from dlprobe.studies.designs.telling import VARIANTS, banner, is_random, known_metric, lead, shown_name
 from dlprobe.studies.designs.workshop import Workshop
 from dlprobe.studies.fitting.settings import FitSettings
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 STUDY_NAME = "study.json"
 DEFINITION_NAME = "study.toml"
 FINDINGS_FOLDER = "findings"
-SCHEMA = {"kind": "dlprobe-study", "version": 4}
+SCHEMA = {"kind": "dlprobe-study", "version": 5}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +90,8 @@ class StudyResult:
     @property
     def legend(self) -> str:
         """What marks, lines and bands of the figures are."""
-        return STUDIES[self.record["study"]["kind"]].legend
+        legend = STUDIES[self.record["study"]["kind"]].legend
+        return f"{legend} {on_same_scores(self.tables.values())}".rstrip()
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw it, on new axes where none are given."""
@@ -134,7 +137,7 @@ def run_study(
     RegistryError
         If no kind of study has that name.
     """
-    file = ready_studies().get(str(study), Path(study))
+    file = find_study(study)
     definition, base = read_study(file)
     kind = STUDIES[definition.kind]
     _require_used(definition, kind, file)
@@ -236,6 +239,25 @@ def ready_studies() -> dict[str, Path]:
     """Return the TOML files that come with dlprobe, by name."""
     folder = Path(str(resources.files("dlprobe.studies"))) / "ready"
     return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def find_study(study: str | os.PathLike[str]) -> Path:
+    """Return the TOML file of a study: of the ready one that has the name, else the file itself.
+
+    Raises
+    ------
+    DataError
+        If there is neither; the message names the ready studies that are called much like it.
+    """
+    ready, file = ready_studies(), Path(study)
+    if str(study) in ready:
+        return ready[str(study)]
+    if not file.exists():
+        near = difflib.get_close_matches(file.stem, ready, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"ready are {', '.join(ready)}"
+        msg = f"no ready study is named {str(study)!r}, and there is no such file; {hint}"
+        raise DataError(msg)
+    return file
 
 
 def _prepared(folder: Path) -> Path:

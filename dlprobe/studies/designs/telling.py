@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from dlprobe.cache import open_cache
@@ -33,9 +32,6 @@ _METRICS = {
     "iou_val": "of IoU at the threshold of validation",
     "ap": "of average precision",
 }
-#: Of a fit's note on kinds lost to marking everything: what begins it, and one kind with its numbers.
-_LOST = "does not surely beat marking everything on "
-_ITEM = re.compile(r"[^()]+ \([^()]*\)(?=, |$)")
 UNADJUSTED = (
     "Each interval is that of its row alone, unadjusted; p is adjusted by Holm over all differences that were planned, "
     "so that an interval can exclude 0 where p is not below 0.05. Sure means p below 0.05 after Holm."
@@ -154,26 +150,11 @@ def shown_models(run: Run) -> dict[str, str]:
 
 
 def notes(run: Run, shown: Mapping[str, str] | None = None) -> list[str]:
-    """Return what a run wants its readers to know, models named as they are shown; the split stands in the lead.
-
-    Of kinds that do not surely beat marking everything, whole variants are named and the others counted.
-    """
-    lines = [_shortened(str(note)) for note in run.record.get("notes", []) if ": split: " not in note]
+    """Return what a run wants its readers to know, models named as they are shown; the split stands in the lead."""
+    lines = [str(note) for note in run.record.get("notes", []) if ": split: " not in note]
     for name, other in (shown or {}).items():
         lines = [line.replace(f"{name}: ", f"{other}: ", 1) if line.startswith(f"{name}: ") else line for line in lines]
     return lines
-
-
-def _shortened(note: str) -> str:
-    start, lost, kinds = note.partition(_LOST)
-    items = [item.removeprefix(", ") for item in _ITEM.findall(kinds)]
-    whole = [item for item in items if item.partition(" (")[0] in VARIANTS]
-    others = len(items) - len(whole)
-    if not others:
-        return note
-    kind = "kinds" if others > 1 else "kind"
-    more = f"{others} narrower {kind} of image, which `dlprobe report` on the cell of the fit names"
-    return f"{start}{lost}{', '.join(whole)}{' and ' if whole else ''}{more}"
 
 
 def _listed(names: Iterable[str], word: str = "or") -> str:

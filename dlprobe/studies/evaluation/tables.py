@@ -9,9 +9,10 @@ import pandas as pd
 
 from dlprobe.metrics import aggregate, aggregate_intervals, bootstrap_mean, holm, paired_difference, source_means
 from dlprobe.metrics.protocols.averages import Tally, Whole
+from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.studies.evaluation.settings import OWN_PROTOCOL
 from dlprobe.studies.evaluation.subjects import SIZE_BINS
-from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, with_interval
+from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, told_losses, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,11 @@ AUTHENTIC = "real"
 #: By which columns a variant is broken down.
 BREAKDOWN = ("generator", "mask_kind", "mask_size")
 _BIN_ORDER = {name: position for position, (_, name) in enumerate(SIZE_BINS)}
+#: When a kind counts as not surely won, in words.
+_NOT_SURE = (
+    f"the difference, or its interval where {MIN_SOURCES} photographs give one, unadjusted and each kind's own, "
+    "reaches to 0 or below"
+)
 #: Beginnings of the names of metrics that look for the best threshold on the very images that they score.
 _ORACLES = ("oracle_", "best_f1")
 
@@ -124,21 +130,18 @@ def comparisons_table(scored: Scored, yardsticks: list[Yardstick], settings: Eva
 
 
 def lost_kinds(comparisons: pd.DataFrame) -> list[str]:
-    """Return a line for each protocol that names the kinds in which the probe does not surely beat marking everything.
+    """Return a line for each protocol that has kinds in which the probe does not surely beat marking everything.
 
     Surely: the interval of the difference lies above 0; where there are too few sources for one, the difference does.
-    Of all protocols but the first only whole variants are named; the table has the rest.
+    Of all protocols but the first only whole variants are looked at; the table has the rest.
     """
     if comparisons.empty:
         return []
     shown = (comparisons["protocol"] == comparisons["protocol"].iloc[0]) | ~comparisons["kind"].str.contains(" ")
-    lost = comparisons[shown & ~(comparisons["low"].fillna(comparisons["difference"]) > 0)]
+    table = comparisons[shown]
+    lost, counts = table[~(table["low"].fillna(table["difference"]) > 0)], table.groupby("protocol").size()
     return [
-        f"{protocol}: does not surely beat marking everything on "
-        + ", ".join(
-            f"{row.kind} ({with_interval(row.difference, row.low, row.high, signed=True) or 'not defined'})"
-            for row in part.itertuples()
-        )
+        f"protocol {protocol}: {told_losses(part, counts[protocol], _NOT_SURE)}"
         for protocol, part in lost.groupby("protocol", sort=False)
     ]
 

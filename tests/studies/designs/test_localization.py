@@ -6,7 +6,15 @@ import pytest
 
 from dlprobe.errors import DataError
 from dlprobe.studies.designs import run_study
-from dlprobe.studies.designs.kinds.localization import _after, _alike, _differences, _scores, _Setting
+from dlprobe.studies.designs.kinds.localization import (
+    _after,
+    _alike,
+    _beyond_everything,
+    _differences,
+    _plot,
+    _scores,
+    _Setting,
+)
 
 PHOTOGRAPHS = [f"p{i}" for i in range(10)]
 
@@ -20,7 +28,9 @@ def images():
         for variant in ("sp", "sp", "real"):
             score = rng.uniform(0.2, 0.6)
             later = score + 0.1 if variant == "sp" else score
-            rows.append({"variant": variant, "source_id": name, "post.threshold": score, "post.holes": later})
+            share = 0.3 if variant == "sp" else 0.0
+            steps = {"post.threshold": score, "post.holes": later}
+            rows.append({"variant": variant, "source_id": name, "mask_share": share, **steps})
     return pd.DataFrame(rows)
 
 
@@ -44,6 +54,30 @@ def test_scores_are_means_over_photographs_not_images(images, settings):
     assert row["value"] == pytest.approx(fakes.groupby("source_id")["post.threshold"].mean().mean())
     assert (row["n_sources"], row["n_images"]) == (10, 20)
     assert row["low"] < row["value"] < row["high"]
+
+
+def test_marking_everything_stands_beside_every_row_and_is_compared_with_by_photograph(images, settings):
+    scores = _scores("overlap", settings, seed=0)
+    assert scores.set_index("kind")["everything"].to_dict() == {"sp": pytest.approx(0.3), "real": 1.0}
+    ax = _plot({"scores": scores}, None)
+    [bars] = [line for line in ax.lines if line.get_label() == "marking everything"]
+    np.testing.assert_allclose(bars.get_xdata(), [0.3, 0.3])
+    [row] = _beyond_everything(settings[0], seed=0)
+    fakes = images[images["variant"] == "sp"].groupby("source_id")["post.threshold"].mean()
+    assert row["kind"] == "sp"
+    assert row["comparison"] == "threshold alone - marking everything"
+    assert row["difference"] == pytest.approx(fakes.mean() - 0.3)
+
+
+def test_what_marking_everything_gets_is_drawn_for_each_kind_where_masks_differ(images):
+    fr = images[images["variant"] == "sp"].assign(variant="fr", mask_share=0.5)
+    both = _Setting("threshold alone", _after(pd.concat([images, fr]), "threshold"))
+    ax = _plot({"scores": _scores("overlap", [both], seed=0)}, None)
+    drawn = {line.get_label(): list(line.get_xdata()) for line in ax.lines if "marking everything" in line.get_label()}
+    assert drawn == {
+        "sp: marking everything": [pytest.approx(0.3)],
+        "fr: marking everything": [pytest.approx(0.5)],
+    }
 
 
 def test_strides_under_which_every_score_is_the_same_are_named_without_a_cause(images):

@@ -1,6 +1,7 @@
 """Each ready study runs on the demo's photographs, made small; a second run computes nothing."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -109,7 +110,9 @@ def test_what_was_found_is_read_back(done):
 
 def test_a_study_has_a_page_with_every_value_and_its_interval(done):
     _, _, found = done
-    html = report_folder(found.path).read_text()
+    html = report_folder(found.path).read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert [head for head in re.findall(r"<th>(.*?)</th>", html) if "_" in head] == []
+    assert [cell for cell in re.findall(r"<td[^>]*>(.*?)</td>", html) if re.search(r"@(patch|px)|_px", cell)] == []
     for table in found.tables.values():
         pairs = [("value", "low", "high"), ("difference", "difference_low", "difference_high")]
         pairs += [("difference", "low", "high")] if "value" not in table else []
@@ -124,6 +127,16 @@ def test_a_matrix_of_generators_has_no_kinds_of_masks(done):
     if name != "generators":
         pytest.skip("of the study of generators")
     assert set(found.frame()["tested"]) == {"telea+pca", "ns+pca", "donor+pca", "telea+sr", "donor+sr"}
+
+
+def test_labelling_schemes_stand_as_the_file_names_them(done):
+    name, _, found = done
+    if name != "labelling":
+        pytest.skip("of the study of labelling")
+    table = found.frame()
+    assert list(dict.fromkeys(table["scheme"])) == list(found.record["study"]["fit"]["schemes"])
+    whole = table[table["kind"].isin(["sp", "fr", "real", "ae"])]
+    assert list(dict.fromkeys(whole["kind"])) == ["sp", "fr", "real", "ae"]
 
 
 def test_a_sum_of_windows_is_compared_with_their_mean_at_the_smallest_stride(done):
@@ -163,6 +176,20 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         run_study("labelling", tmp_path / "mine")
     with pytest.raises(OutputError, match="no finished study"):
         read_study_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("robustnes", "did you mean 'robustness'"),
+        ("studies/labeling.toml", "did you mean 'labelling'"),
+        ("zzz", "ready are adaptation, backbones"),
+    ],
+)
+def test_a_study_that_is_not_there_is_answered_with_those_that_are_called_much_like_it(tmp_path, given, hint):
+    with pytest.raises(DataError, match=hint):
+        run_study(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

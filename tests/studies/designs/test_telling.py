@@ -1,21 +1,25 @@
 """What a study says of its tables: sure, not settled, or nothing; and that numbers are what they are called."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dlprobe.studies.designs.kinds.comparing import _of_method
-from dlprobe.studies.designs.kinds.robustness import _answer, _curves
+from dlprobe.metrics import bootstrap_mean
+from dlprobe.studies.designs.kinds.comparing import _in_order, _of_method, _plot_by
+from dlprobe.studies.designs.kinds.robustness import _answer, _beyond_everything, _curves, _little_to_lose
 from dlprobe.studies.designs.kinds.robustness import _plot as plot_curves
 from dlprobe.studies.designs.kinds.scale import _half_row, _told
 from dlprobe.studies.designs.kinds.scale import _plot as plot_scale
 from dlprobe.studies.designs.kinds.transfer import _distinct, _Size
 from dlprobe.studies.designs.kinds.transfer import _plot_growth as plot_growth
-from dlprobe.studies.designs.telling import banner, notes, shown_name, tell, told_p
+from dlprobe.studies.designs.pairing import on_same_scores
+from dlprobe.studies.designs.telling import ahead, banner, shown_name, tell, told_p
 from dlprobe.studies.designs.workshop import known_generators
 from dlprobe.studies.fit import _names
+from dlprobe.studies.results import losses_to_everything, lost_to_everything
 
 
 def difference(kind, ends, p_holm, metric="iou@patch"):
@@ -46,17 +50,34 @@ def test_sure_differences_come_first_and_an_interval_alone_settles_nothing():
     assert tell(table.head(0)) == ["Nothing could be compared."]
 
 
-def test_of_kinds_lost_to_marking_everything_only_whole_variants_are_named():
-    said = "m: does not surely beat marking everything on sp (+0.009 [-0.105, +0.208])"
-    more = ", sp mask 1 to 5 % (-0.036 [-0.177, +0.172]), fr donor+pca (-0.016 [-0.166, +0.184])"
-
-    def told(note):
-        return notes(SimpleNamespace(record={"notes": [note]}))
-
-    assert told(said) == [said]
-    assert told(said + more) == [
-        f"{said} and 2 narrower kinds of image, which `dlprobe report` on the cell of the fit names"
-    ]
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        (["sp"], "1 of 4 kinds of fake, where .*: sp \\(-0.100 \\[-0.200, \\+0.000\\]\\)$"),
+        (
+            ["sp", "sp telea", "fr mask 1 to 5 %"],
+            r"3 of 4 kinds .*\]\) and 2 narrower kinds, which",
+        ),
+        (["sp telea"], "1 of 4 kinds .*below: 1 narrower kind, which comparisons.csv names$"),
+        ([], ""),
+    ],
+)
+def test_of_kinds_lost_to_marking_everything_whole_variants_are_named_and_others_counted(lost, words):
+    kinds = ["sp", "sp telea", "fr", "fr mask 1 to 5 %"]
+    table = pd.DataFrame(
+        {
+            "model": "m",
+            "comparison": "dice - everything",
+            "kind": kinds,
+            "difference": [-0.1 if kind in lost else 0.2 for kind in kinds],
+            "low": [-0.2 if kind in lost else 0.1 for kind in kinds],
+            "high": [0.0 if kind in lost else 0.3 for kind in kinds],
+        }
+    )
+    said = losses_to_everything(pd.concat([table, table.assign(comparison="dice - ridge", low=-1.0)]))
+    assert len(said) == bool(lost)
+    assert all(re.match(f"m: does not surely beat marking everything on {words}", line) for line in said)
+    assert lost_to_everything(table)["kind"].tolist() == [kind for kind in kinds if kind in lost]
 
 
 @pytest.mark.parametrize(("more", "line"), [(1, "One more difference is sure"), (2, "2 more differences are sure")])
@@ -118,6 +139,26 @@ def test_heads_on_a_layer_alone_are_rows_of_their_own():
     more = dict.fromkeys(("low", "high", "everything", "n_sources", "n_images"), 1)
     run = SimpleNamespace(tables={"results": pd.DataFrame(rows).assign(**more)})
     assert list(_of_method(run, "dice")["method"]) == ["dice", "dice@3"]
+
+
+def test_rows_stand_as_the_file_names_them_whole_variants_first_and_fakes_before_the_others():
+    schemes = ["autoencoded-pristine", "autoencoded-fake", "autoencoded-ignored"]
+    kinds = ["ae", "real", "sp telea", "fr, generators held out", "sp", "fr"]
+    found = [
+        {"kind": kind, "metric": f"{metric}@patch", "scheme": scheme}
+        for kind in kinds
+        for metric in (("iou", "ap") if kind[:2] in {"sp", "fr"} else ("false_area",))
+        for scheme in sorted(schemes)
+    ]
+    table = _in_order(pd.DataFrame(found), "scheme", schemes)
+    ordered = ["sp", "fr, generators held out", "fr", "real", "ae", "sp telea"]
+    assert list(dict.fromkeys(table["kind"])) == ordered
+    assert table["scheme"].tolist() == schemes * (len(table) // 3)
+    assert table.loc[table["kind"] == "sp", "metric"].tolist() == ["iou@patch"] * 3 + ["ap@patch"] * 3
+    scores = table.assign(value=0.5, low=0.4, high=0.6, everything=0.1)
+    ax = _plot_by("scheme", {"results": scores}, None)
+    assert [label for label in ax.get_legend_handles_labels()[1] if label != "marking everything"] == schemes
+    assert [text.get_text().partition(":")[0] for text in ax.get_yticklabels()] == ordered[:5]
 
 
 def test_sizes_that_trained_on_the_same_photographs_are_one():
@@ -201,7 +242,8 @@ def test_what_marking_everything_gets_has_the_colour_of_its_kind_where_kinds_dif
 
 
 @pytest.fixture
-def curves():
+def degraded():
+    """Return scores of a fake and a photograph of each source, clean and under JPEG of two strengths."""
     rows = []
     for variant, metric in (("sp", "dlprobe.original_px.iou"), ("real", "dlprobe.original_px.marked_share")):
         for number in range(10):
@@ -213,10 +255,16 @@ def curves():
                         "source_id": f"p{number}",
                         "degradation": degradation,
                         "strength": strength,
+                        "mask_share": 0.3 if variant == "sp" else 0.0,
                         metric: score,
                     }
                 )
-    return _curves(pd.DataFrame(rows), 0)
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def curves(degraded):
+    return _curves(degraded, 0)
 
 
 def test_clean_images_are_not_compared_with_themselves(curves):
@@ -231,3 +279,39 @@ def test_the_largest_loss_is_called_a_selection_and_is_no_improvement(curves):
     assert "under jpeg 60" in fake
     assert real.endswith("none of 2 conditions makes it worse on average.")
     assert len(plot_curves({"curves": curves}, None).figure.axes) == 2
+
+
+def test_what_is_lost_is_read_against_marking_everything(degraded, curves):
+    clean = _beyond_everything(degraded, 0)
+    assert clean["kind"].tolist() == ["sp"]
+    said = ahead(clean.iloc[0])
+    assert said.startswith("On sp, the probe on clean images is ahead of marking everything by 0.245 [")
+    assert said.endswith("(10 photographs, p .002 after Holm).")
+    worse = degraded.assign(**{"dlprobe.original_px.iou": degraded["dlprobe.original_px.iou"] - 0.4})
+    assert ahead(_beyond_everything(worse, 0).iloc[0]).startswith("On sp, marking everything is ahead of the probe on")
+    assert curves.groupby("variant")["everything"].unique().map(list).to_dict() == {
+        "sp": [pytest.approx(0.3)],
+        "real": [1.0],
+    }
+    for ax, level in zip(plot_curves({"curves": curves}, None).figure.axes, (0.3, 1.0), strict=True):
+        [line] = [line for line in ax.lines if line.get_label() == "marking everything"]
+        assert line.get_ydata()[0] == pytest.approx(level)
+
+
+def test_where_marking_everything_is_not_surely_beaten_there_is_little_to_lose(degraded):
+    clean = _beyond_everything(degraded, 0)
+    assert _little_to_lose(clean) == []
+    for worse in (clean.assign(p_holm=0.05), clean.assign(difference=-clean["difference"])):
+        [line] = _little_to_lose(worse)
+        assert line.startswith("On sp marking everything is not surely beaten even on clean images")
+    assert _little_to_lose(clean.head(0)) == []
+
+
+def test_an_interval_of_scores_that_do_not_vary_is_explained_and_only_there():
+    flat = bootstrap_mean(np.zeros(8), bounds=(0, 1))
+    assert flat.high > 0.3
+    rows = [{"value": flat.estimate, "low": flat.low, "high": flat.high, "n_sources": 8}]
+    told = on_same_scores([pd.DataFrame(rows)])
+    assert f"8 tested photographs cannot rule out that up to {flat.high:.0%} of photographs" in told
+    varied = [{"value": 0.2, "low": 0.1, "high": 0.4, "n_sources": 8}]
+    assert on_same_scores([pd.DataFrame(varied), pd.DataFrame({"p": [0.1]})]) == ""

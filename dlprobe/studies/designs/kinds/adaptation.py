@@ -24,6 +24,7 @@ from dlprobe.studies.designs.pairing import (
 )
 from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, known_metric, notes, tell
 from dlprobe.studies.designs.workshop import known_generators
+from dlprobe.studies.displays import MARKING_EVERYTHING
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, grid_of, with_interval
 
@@ -178,7 +179,7 @@ def _differences(images: pd.DataFrame, moved: Collection[str], seed: int) -> pd.
 
 def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     rows = tables["scores"].assign(row=row_names)
-    ax = dots(rows, rows="row", series="mode", ax=ax, reference="everything", reference_label="marking everything")
+    ax = dots(rows, rows="row", series="mode", ax=ax, reference="everything", reference_label=MARKING_EVERYTHING)
     ax.set_xlabel(axis_name(rows))
     return ax
 

@@ -23,11 +23,12 @@ from dlprobe.studies.designs.pairing import (
 )
 from dlprobe.studies.designs.telling import UNADJUSTED, VARIANTS, known_metric, notes, shown_models, tell
 from dlprobe.studies.designs.workshop import known_generators
+from dlprobe.studies.displays import MARKING_EVERYTHING
 from dlprobe.studies.fitting.scoring import EVERYTHING
-from dlprobe.studies.results import grid_of
+from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, grid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from matplotlib.axes import Axes
 
@@ -73,6 +74,7 @@ def _backbones(workshop: Workshop) -> Findings:
     between = between.assign(comparison=between["comparison"].map(pairs))
     differences = pd.concat([between, within], ignore_index=True)[list(_COMPARED)]
     shown = shown.assign(model=_series(shown, names))
+    shown = _in_order(shown, "model", list(dict.fromkeys(shown["model"])))
     return Findings(
         {"results": shown, "comparisons": differences}, tell(differences), [UNADJUSTED, *notes(run, names)], [run.path]
     )
@@ -107,6 +109,7 @@ def _labelling(workshop: Workshop) -> Findings:
         tables["results"] = pd.concat([shown, scores], ignore_index=True)
         answer += tell(tables["held_out"])[:1]
         missing.insert(0, f"Generators held out, which are tested and train nothing: {', '.join(held)}.")
+    tables["results"] = _in_order(tables["results"], "scheme", settings.schemes)
     return Findings(tables, answer, [UNADJUSTED, *missing, *notes(run, names)], [run.path])
 
 
@@ -118,7 +121,26 @@ def _of_method(run: Run, method: str) -> pd.DataFrame:
     if rows.empty:
         msg = f"the fit has no probe of the method {method!r}; it has {', '.join(sorted(results['method'].unique()))}"
         raise DataError(msg)
-    return rows.loc[(~_whole(rows["kind"])).sort_values(kind="stable").index].reset_index(drop=True)
+    return rows.reset_index(drop=True)
+
+
+def _in_order(rows: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
+    """Return scores in the order that people look for them in, in tables and figures alike.
+
+    Whole variants come first, fakes before the others; within a kind and metric stands what is compared as `names`,
+    which is the order of the study's file.
+    """
+    variants = rows["kind"].str.extract(r"^(\w+)")[0]
+    place = pd.DataFrame(
+        {
+            "narrow": ~_whole(rows["kind"]),
+            "variant": variants.map([*FAKE_VARIANTS, *AUTHENTIC_VARIANTS].index),
+            "kind": pd.factorize(rows["kind"])[0],
+            "metric": pd.factorize(rows["metric"])[0],
+            "name": rows[column].map(list(names).index),
+        }
+    )
+    return rows.loc[place.sort_values(list(place), kind="stable").index].reset_index(drop=True)
 
 
 def _held_out(run: Run, method: str, held: Iterable[str], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -155,7 +177,7 @@ def _plot_by(series: str, tables: dict[str, pd.DataFrame], ax: Axes | None, whol
         series=series,
         ax=ax,
         reference="everything",
-        reference_label="marking everything",
+        reference_label=MARKING_EVERYTHING,
     )
     ax.set_xlabel(axis_name(rows))
     return ax

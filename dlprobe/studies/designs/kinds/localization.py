@@ -13,8 +13,17 @@ from dlprobe.localization import SlidingSettings
 from dlprobe.plotting import dots
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.kinds.robustness import tested_probes
-from dlprobe.studies.designs.pairing import WORDS, by_source, difference_row, metric_of, score_row, with_holm
-from dlprobe.studies.designs.telling import UNADJUSTED, known_metric, notes, shown_models, tell
+from dlprobe.studies.designs.pairing import (
+    by_source,
+    difference_row,
+    everything_by_source,
+    metric_of,
+    score_row,
+    variants_of,
+    with_holm,
+)
+from dlprobe.studies.designs.telling import UNADJUSTED, ahead, notes, shown_models, tell
+from dlprobe.studies.displays import MARKING_EVERYTHING, metric_words
 from dlprobe.studies.evaluating import STEP_PREFIX
 from dlprobe.studies.evaluation.settings import SHOWN_STEPS
 from dlprobe.studies.results import FAKE_VARIANTS
@@ -74,9 +83,13 @@ def _localization(workshop: Workshop) -> Findings:
     shown = {"overlap": overlap, "aggregation": [summed], "post-processing": steps}
     scores = pd.concat([_scores(part, settings, seed) for part, settings in shown.items()], ignore_index=True)
     compared = (overlap, [overlap[-1], summed], steps)
-    differences = with_holm([row for part in compared for row in _differences(part, seed)])
+    differences = with_holm(
+        [*_beyond_everything(overlap[0], seed), *(row for part in compared for row in _differences(part, seed))]
+    )
+    against = differences["comparison"].str.endswith(f" - {MARKING_EVERYTHING}")
+    answer = [*(ahead(row) for _, row in differences[against].iterrows()), *tell(differences[~against])]
     told = [UNADJUSTED, _SUM, *_alike(overlap), *notes(run, shown_models(run))]
-    return Findings({"scores": scores, "differences": differences}, tell(differences), told, cells)
+    return Findings({"scores": scores, "differences": differences}, answer, told, cells)
 
 
 def _name(way: SlidingSettings) -> str:
@@ -93,8 +106,8 @@ def _alike(overlap: list[_Setting]) -> list[str]:
 
 
 def _after(images: pd.DataFrame, step: str) -> pd.DataFrame:
-    """Return variant, source and the score after a step, which follows all steps before it."""
-    return images[["variant", "source_id"]].assign(value=images[STEP_PREFIX + step])
+    """Return variant, source, mask and the score after a step, which follows all steps before it."""
+    return images[["variant", "source_id", "mask_share"]].assign(value=images[STEP_PREFIX + step])
 
 
 def _by_source(scores: pd.DataFrame, variant: str) -> dict[str, float]:
@@ -103,11 +116,13 @@ def _by_source(scores: pd.DataFrame, variant: str) -> dict[str, float]:
 
 def _scores(part: str, settings: list[_Setting], seed: int) -> pd.DataFrame:
     records = []
-    for variant in dict.fromkeys(settings[0].scores["variant"]):
+    for variant in variants_of(settings[0].scores):
         for setting in settings:
             names = {"setting": setting.name, "kind": variant, "metric": f"{metric_of(variant)}@original_px"}
             row = score_row(_by_source(setting.scores, variant), seed, part=part, **names)
-            records.append({**row, "n_images": int((setting.scores["variant"] == variant).sum())})
+            rows = setting.scores[setting.scores["variant"] == variant]
+            everything = pd.Series(everything_by_source(rows)).mean()
+            records.append({**row, "everything": everything, "n_images": len(rows)})
     return pd.DataFrame.from_records(records)
 
 
@@ -123,8 +138,24 @@ def _differences(settings: list[_Setting], seed: int) -> list[dict[str, object]]
             kind=variant,
             metric=f"{metric_of(variant)}@original_px",
         )
-        for variant in dict.fromkeys(first.scores["variant"])
+        for variant in variants_of(first.scores)
         for setting in settings[1:]
+    ]
+
+
+def _beyond_everything(setting: _Setting, seed: int) -> list[dict[str, object]]:
+    """Return by how much a setting is above marking everything on each kind of fake."""
+    return [
+        difference_row(
+            everything_by_source(setting.scores[setting.scores["variant"] == variant]),
+            _by_source(setting.scores, variant),
+            seed,
+            comparison=f"{setting.name} - {MARKING_EVERYTHING}",
+            kind=variant,
+            metric="iou@original_px",
+        )
+        for variant in variants_of(setting.scores)
+        if variant in FAKE_VARIANTS
     ]
 
 
@@ -132,8 +163,8 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     scores = tables["scores"]
     fakes = scores[scores["kind"].isin(FAKE_VARIANTS)]
     rows = fakes if len(fakes) else scores
-    ax = dots(rows, rows="setting", series="kind", ax=ax)
-    what = WORDS[known_metric(rows["metric"].iloc[0])]
+    ax = dots(rows, rows="setting", series="kind", ax=ax, reference="everything", reference_label=MARKING_EVERYTHING)
+    what = metric_words(rows["metric"].iloc[0])
     ax.set_xlabel(
         f"{what} on pixels of the whole image, mean over photographs\nwith 95 % interval, at the probe's own threshold"
     )
@@ -146,10 +177,11 @@ register(
         asks="what do overlapping windows and post-processing add?",
         run=_localization,
         plot=_plot,
-        legend="Dots are means over photographs, lines their 95 % intervals. For IoU more is better; for the falsely "
-        "marked share, which is drawn where there are no fakes, less is. Rows named after a stride have no "
-        "post-processing; the others, under the smallest stride, have every step down to the one that they name. "
-        "Two intervals that overlap decide nothing: the answer rests on differences photograph by photograph.",
+        legend="Dots are means over photographs, lines their 95 % intervals, upright bars what marking everything "
+        "gets. For IoU more is better; for the falsely marked share, which is drawn where there are no fakes, less is. "
+        "Rows named after a stride have no post-processing; the others, under the smallest stride, have every step "
+        "down to the one that they name. Two intervals that overlap decide nothing: the answer rests on "
+        "differences photograph by photograph.",
         reads=("method", "scheme", "strides_px"),
     )
 )

@@ -12,9 +12,18 @@ from dlprobe.localization import SlidingSettings
 from dlprobe.metrics import paired_difference
 from dlprobe.plotting import curve, legend, panels
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import by_source, score_row
-from dlprobe.studies.designs.telling import notes, shown_models
+from dlprobe.studies.designs.pairing import (
+    by_source,
+    difference_row,
+    everything_by_source,
+    metric_of,
+    score_row,
+    variants_of,
+    with_holm,
+)
+from dlprobe.studies.designs.telling import LEVEL, UNADJUSTED, ahead, notes, shown_models
 from dlprobe.studies.designs.workshop import known_generators
+from dlprobe.studies.displays import MARKING_EVERYTHING, metric_words
 from dlprobe.studies.results import FAKE_VARIANTS, with_interval
 
 if TYPE_CHECKING:
@@ -48,8 +57,11 @@ def _robustness(workshop: Workshop) -> Findings:
         found = workshop.evaluation(probe, sources, sliding, degrade=asked.degrade, generators=by)
         parts.append(pd.read_parquet(found / "images.parquet"))
         cells.append(found)
-    curves = _curves(pd.concat(parts, ignore_index=True), workshop.study.fit.seed)
-    return Findings({"curves": curves}, _answer(curves), [*_NOTES, *missing, *notes(run, shown_models(run))], cells)
+    images, seed = pd.concat(parts, ignore_index=True), workshop.study.fit.seed
+    curves, clean = _curves(images, seed), _beyond_everything(images, seed)
+    told = [*missing, UNADJUSTED, *_NOTES, *notes(run, shown_models(run))]
+    answer = [*(ahead(row) for _, row in clean.iterrows()), *_little_to_lose(clean), *_answer(curves)]
+    return Findings({"curves": curves, "clean_against_everything": clean}, answer, told, cells)
 
 
 def tested_probes(run: Run, method: str, scheme: str) -> list[tuple[Path, set[str]]]:
@@ -72,16 +84,15 @@ def tested_probes(run: Run, method: str, scheme: str) -> list[tuple[Path, set[st
 def _curves(images: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return one row a variant and condition, and how far it is from the clean images, which differ by nothing."""
     records = []
-    for variant, rows in images.groupby("variant", sort=False):
-        name = "iou" if variant in FAKE_VARIANTS else _FALSE_AREA
-        metric = next(
-            column for column in rows.columns if column.startswith("dlprobe.") and column.endswith(f".{name}")
-        )
+    for variant in variants_of(images):
+        rows = images[images["variant"] == variant]
+        metric = _column(rows, "iou" if variant in FAKE_VARIANTS else _FALSE_AREA)
         before = by_source(rows[rows["degradation"] == _CLEAN], metric)
         for (degradation, strength), part in rows.groupby(_CONDITION, sort=False):
             after = by_source(part, metric)
             told = metric.replace(_FALSE_AREA, "false_area")
             row = score_row(after, seed, variant=variant, degradation=degradation, strength=strength, metric=told)
+            row["everything"] = float(np.mean(list(everything_by_source(part).values())))
             change = paired_difference(before, after, seed=seed, bounds=(-1, 1))
             clean = degradation == _CLEAN
             row["difference"] = np.nan if clean else change.estimate
@@ -91,6 +102,42 @@ def _curves(images: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.DataFrame.from_records(records)
 
 
+def _column(images: pd.DataFrame, name: str) -> str:
+    """Return the full name of a metric of the own protocol."""
+    return next(
+        column for column in map(str, images.columns) if column.startswith("dlprobe.") and column.endswith(f".{name}")
+    )
+
+
+def _beyond_everything(images: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return by how much the probe is above marking everything on clean fakes: what a loss is read against."""
+    clean = images[images["degradation"] == _CLEAN]
+    of_variant = {variant: clean[clean["variant"] == variant] for variant in variants_of(clean)}
+    return with_holm(
+        [
+            difference_row(
+                everything_by_source(rows),
+                by_source(rows, _column(rows, "iou")),
+                seed,
+                comparison=f"the probe on clean images - {MARKING_EVERYTHING}",
+                kind=variant,
+                metric="iou@original_px",
+            )
+            for variant, rows in of_variant.items()
+            if variant in FAKE_VARIANTS
+        ]
+    )
+
+
+def _little_to_lose(clean: pd.DataFrame) -> list[str]:
+    """Return a line on the fakes on which the clean probe does not surely beat marking everything."""
+    open_ = [str(row["kind"]) for _, row in clean.iterrows() if not (row["difference"] > 0 and row["p_holm"] < LEVEL)]
+    if not open_:
+        return []
+    where = f"On {' and '.join(open_)} marking everything is not surely beaten even on clean images"
+    return [f"{where}: what is lost there is lost from a score that marking everything may reach."]
+
+
 def _answer(curves: pd.DataFrame) -> list[str]:
     """Return what is left of each variant's score, and the largest loss; an improvement is none."""
     lines = []
@@ -98,7 +145,7 @@ def _answer(curves: pd.DataFrame) -> list[str]:
         degraded, clean = rows[rows["degradation"] != _CLEAN], rows[rows["degradation"] == _CLEAN].iloc[0]
         fake = variant in FAKE_VARIANTS
         told = with_interval(clean["value"], clean["low"], clean["high"])
-        start = f"On {variant}, {'IoU' if fake else 'falsely marked share'} {told} clean"
+        start = f"On {variant}, {metric_words(metric_of(variant))} {told} clean"
         loss = -degraded["difference"] if fake else degraded["difference"]
         if not (loss > 0).any():
             lines.append(f"{start}; none of {len(degraded)} conditions makes it worse on average.")
@@ -115,13 +162,12 @@ def _answer(curves: pd.DataFrame) -> list[str]:
 def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     """Draw one panel a variant, or the first variant on the axes that are given."""
     curves = tables["curves"]
-    names = list(dict.fromkeys(curves["variant"]))
-    names.sort(key=lambda name: name not in FAKE_VARIANTS)
+    names = variants_of(curves)
     drawn = panels(len(names), columns=1, width_in=9.0, height_in=2.9) if ax is None else [ax]
     for on, variant in zip(drawn, names, strict=False):
         rows = curves[curves["variant"] == variant]
         _draw(on, rows)
-        on.set_ylabel(f"{'IoU' if variant in FAKE_VARIANTS else 'false area'} on {variant}")
+        on.set_ylabel(f"{metric_words(metric_of(variant))} on {variant}")
     legend(drawn[0])
     drawn[-1].set_xlabel("strength, in each degradation's own unit")
     return drawn[0]
@@ -135,6 +181,7 @@ def _draw(ax: Axes, rows: pd.DataFrame) -> None:
         curve(ax, at, part["value"], part["low"], part["high"], series=number, label=str(name))
         labels += [f"{strength:g}" for strength in part["strength"]]
     ax.axhline(clean["value"], color="black", linewidth=1, linestyle=(0, (4, 2)), label=_CLEAN)
+    ax.axhline(clean["everything"], color="black", linewidth=1.2, linestyle=":", label=MARKING_EVERYTHING)
     ax.set_xticks(range(len(labels)), labels, fontsize="small")
     ax.set_ylim(0, 1)
     ax.grid(axis="y", alpha=0.3)
@@ -147,8 +194,9 @@ register(
         run=_robustness,
         plot=_plot,
         legend="Each curve is a degradation at several strengths; bands are 95 % intervals over photographs, the "
-        "dashed line is the score of the images as they are. For IoU more is better; for the false area, the "
-        "share of an authentic image that is marked, less is.",
+        "dashed line is the score of the images as they are, the dotted one what marking everything gets, 1 on "
+        "authentic images. For IoU more is better; for the falsely marked share, which is that of authentic images, "
+        "less is.",
         reads=("method", "scheme", "degrade", "generators", "stride_px"),
     )
 )

@@ -22,6 +22,7 @@ from dlprobe.plotting import axes, curve, intervals, legend
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.pairing import by_source, score_row
 from dlprobe.studies.designs.telling import notes, shown_models
+from dlprobe.studies.displays import MARKING_EVERYTHING
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.pixels import inpainted_windows
 from dlprobe.studies.results import FAKE_VARIANTS, with_interval
@@ -238,7 +239,7 @@ def _plot(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
             horizontal=True,
         )
     marked = hits.groupby("rung")[["size", "everything"]].mean()
-    ax.plot(100 * marked["size"], marked["everything"], color="black", linewidth=1.2, label="marking everything")
+    ax.plot(100 * marked["size"], marked["everything"], color="black", linewidth=1.2, label=MARKING_EVERYTHING)
     ax.axhline(_HALF, color="black", linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
     ax.set_xticks([1, 10, 100], ["1", "10", "100"])

@@ -13,8 +13,9 @@ from dlprobe.errors import DataError
 from dlprobe.plotting import axes, curve, figure_of, legend, mark, panels
 from dlprobe.probes import Probe
 from dlprobe.studies.designs.base import Findings, StudyKind, register
-from dlprobe.studies.designs.pairing import WORDS, by_source, difference_row, metric_of, score_row, with_holm
+from dlprobe.studies.designs.pairing import by_source, difference_row, metric_of, score_row, with_holm
 from dlprobe.studies.designs.telling import UNADJUSTED, how_sure, notes, shown_models, tell
+from dlprobe.studies.displays import MARKING_EVERYTHING, metric_words
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, grid_of, with_interval
 
@@ -254,10 +255,9 @@ def _grown(growth: pd.DataFrame) -> list[str]:
         ends = {kind: (part.iloc[0], part.iloc[-1]) for kind, part in rows.groupby("kind", sort=False)}
         few, many = next(iter(ends.values()))
         told = [f"{one['value']:.3f} to {last['value']:.3f} on {kind}" for kind, (one, last) in ends.items()]
-        words = WORDS[str(metric).partition("@")[0]]
         lines.append(
-            f"From {few['photographs']} photographs trained on to {many['photographs']}, the {words} goes from "
-            f"{', '.join(told)} ({few['n_sources']} tested photographs)."
+            f"From {few['photographs']} photographs trained on to {many['photographs']}, the "
+            f"{metric_words(str(metric))} goes from {', '.join(told)} ({few['n_sources']} tested photographs)."
         )
     return lines
 
@@ -265,7 +265,7 @@ def _grown(growth: pd.DataFrame) -> list[str]:
 def _plot_growth(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
     """Draw one panel a metric, or all on the axes that are given."""
     growth = tables["growth"]
-    metrics = [metric for metric in WORDS if growth["metric"].str.startswith(f"{metric}@").any()]
+    metrics = [metric for metric in ("iou", "false_area") if growth["metric"].str.startswith(f"{metric}@").any()]
     drawn = panels(len(metrics), side_in=4.2) if ax is None else [ax] * len(metrics)
     for on, metric in zip(drawn, metrics, strict=True):
         rows = growth[growth["metric"].str.startswith(f"{metric}@")]
@@ -281,7 +281,7 @@ def _plot_growth(tables: dict[str, pd.DataFrame], ax: Axes | None) -> Axes:
         on.set_ylim(0, 1)
         on.grid(alpha=0.3)
         on.set_xlabel("photographs trained on")
-        on.set_ylabel(f"{WORDS[metric]} ({'higher' if metric == 'iou' else 'lower'} is better)")
+        on.set_ylabel(f"{metric_words(metric)} ({'higher' if metric == 'iou' else 'lower'} is better)")
         legend(on)
     return drawn[0]
 
@@ -292,7 +292,7 @@ def _mark_everything(ax: Axes, rows: pd.DataFrame) -> None:
     for level, part in rows.groupby(rows["everything"].round(3)):
         own = list(dict.fromkeys(part["kind"]))
         colour = mark(kinds.index(own[0])).colour if len(own) == 1 < len(kinds) else "black"
-        label = "marking everything" if len(own) == len(kinds) else f"marking everything, {', '.join(map(str, own))}"
+        label = MARKING_EVERYTHING if len(own) == len(kinds) else f"{MARKING_EVERYTHING}, {', '.join(map(str, own))}"
         ax.axhline(float(str(level)), color=colour, linestyle=":", linewidth=1.2, label=label)
 
 

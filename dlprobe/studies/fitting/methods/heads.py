@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dlprobe.probes import FittedHead, HeadBatch
     from dlprobe.probes.multihead.batches import WindowWeights
     from dlprobe.studies.fitting.methods.base import Row, Task
+    from dlprobe.studies.fitting.settings import FitSettings
 
 #: Below so many steps a head is as likely unfinished as unable.
 FEW_STEPS = 100
@@ -164,7 +165,7 @@ class HeadGrid:
         notes = [f"{n} heads are out: {flag}" for flag, n in flagged.items()]
         steps = max(head.steps for head in self.fitted)
         if steps < FEW_STEPS:
-            notes.append(f"heads took only {steps} steps; give more epochs or smaller batches")
+            notes.append(_too_few(steps, settings))
         if settings.seeds > 1:
             notes.append(
                 f"{settings.seeds} seeds, each with Poisson(1) weights of windows: intervals are over sources, of the "
@@ -211,6 +212,16 @@ def row_of(spec: HeadSpec) -> Row:
 def cell_of(spec: HeadSpec) -> HeadSpec:
     """Return what heads of all folds and seeds have in common."""
     return replace(spec, train_groups=_ANY, seed=0)
+
+
+def _too_few(steps: int, settings: FitSettings) -> str:
+    """Return what to change where no head took enough steps: options as a command has them, and what they are now."""
+    sooner = "" if settings.patience is None else f", or let no head stop early (--patience 0, now {settings.patience})"
+    return (
+        f"heads took only {steps} steps, and below {FEW_STEPS} may be unfinished: give more epochs (--epochs, now "
+        f"{settings.epochs}) or smaller batches (--batch-windows, now {settings.batch_windows}){sooner}; in a study's "
+        "[fit] these options have _ for -"
+    )
 
 
 def _until(epoch: int, last: int) -> float:

@@ -39,7 +39,8 @@ CALIBRATION_BINS = 10
 ERROR_BINS = 15
 #: In place of a variant: all tested images together.
 ALL_VARIANTS = "all"
-_COUNTED = {"iou": iou, "f1": f1, "precision": precision, "recall": recall}
+#: Scores of what is marked, by the functions of counts that they are.
+DECISIONS = {"iou": iou, "f1": f1, "precision": precision, "recall": recall}
 
 
 class Units(NamedTuple):
@@ -230,7 +231,7 @@ class _Row:
 def _decided(counts: Counts, suffix: str) -> dict[str, float]:
     """Return the scores of decisions; NaN where there is nothing to find, for every method alike."""
     something = counts.tp + counts.fn > 0
-    return {f"{name}{suffix}": score(counts) if something else float("nan") for name, score in _COUNTED.items()}
+    return {f"{name}{suffix}": score(counts) if something else float("nan") for name, score in DECISIONS.items()}
 
 
 def _mean(values: Iterable[float]) -> float:

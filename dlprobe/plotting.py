@@ -250,7 +250,7 @@ def dots(
         if reference is not None and not shared:
             _bars_upright(ax, part[reference], at, mark(number).colour, f"{name}: {reference_label}")
     if reference is not None and shared:
-        first = frame.drop_duplicates(rows)
+        first = frame.dropna(subset=[reference]).drop_duplicates(rows)
         _bars_upright(ax, first[reference], first[rows].astype(str).map(place), "black", reference_label)
     ax.set_yticks(list(place.values()), names)
     ax.set_ylim(-0.6, len(names) - 0.4)

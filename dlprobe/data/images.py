@@ -42,6 +42,8 @@ MASK_THRESHOLD = 127
 INVERTED, RESIZED = "inverted", "resized"
 #: How far the shapes of a mask and of its image may differ: pipelines round each side to a multiple of 8 or 64 px.
 MOST_STRETCH = 1 / 16
+#: The same for sides of so few pixels that one of them is more.
+_ONE_OF_FEW = 1 / 4
 MASK_READINGS = ("", INVERTED, RESIZED, f"{INVERTED}+{RESIZED}")
 #: Pillow's own limit against decompression bombs: a third of a gigabyte as RGB.
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -186,12 +188,16 @@ def marked(grey: NDArray[np.uint8], size: tuple[int, int], reading: str = "") ->
 def same_view(mask: tuple[int, ...], image: tuple[int, ...]) -> bool:
     """Tell whether a mask of another size can show the whole of its image: it is stretched by no more than rounding.
 
+    One whose sides are exchanged cannot, however near to a square: it lies on its side.
+
     Parameters
     ----------
     mask, image : tuple of int
         Height and width of each, in pixels.
     """
-    return stretch(mask, image) <= max(MOST_STRETCH, 1 / min(*mask, *image))
+    if mask == image[::-1] != image:
+        return False
+    return stretch(mask, image) <= max(MOST_STRETCH, min(_ONE_OF_FEW, 1 / min(*mask, *image)))
 
 
 def stretch(mask: tuple[int, ...], image: tuple[int, ...]) -> float:

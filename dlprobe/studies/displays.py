@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: What every score is read against: a map on which every pixel is marked.
 MARKING_EVERYTHING = "marking everything"
-#: Metrics, by their names without grid and suffix; others are their names without underscores.
+#: Metrics, by their names without grid and suffix.
 _METRICS = MappingProxyType(
     {
         "iou": "IoU",
@@ -83,7 +83,6 @@ _COLUMNS = MappingProxyType(
         "n_images": "images",
         "n_patches": "patches",
         "p_holm": "p after Holm",
-        "setting": "chosen setting",
         "held_out": "generators held out",
         "part": "what is varied",
         "trained": "trained on",
@@ -129,7 +128,7 @@ def grid_words(grid: str) -> str:
 
 
 def metric_words(metric: str) -> str:
-    """Return a metric in words; of the grids only those that are one among several of a table are said.
+    """Return a metric in words; of the grids only the one that is not what readers expect is said.
 
     Parameters
     ----------
@@ -137,16 +136,19 @@ def metric_words(metric: str) -> str:
         As tables have it: ``iou_val@patch``, ``tgif.original_px.f1``, ``dlprobe.original_px.iou_macro (oracle)``.
     """
     name, oracle, _ = metric.partition(" (oracle)")
-    more: list[str] = []
-    if name.count(".") > 1:
-        protocol, grid, name = name.rsplit(".", 2)
-        more = [f"protocol {protocol}", *([grid_words(grid)] if grid == "input_px" else [])]
-    name = name.partition("@")[0]
+    protocol, grid = "", ""
+    if (parts := name.rsplit(".", 2))[1:-1] and parts[1] in _GRIDS:
+        protocol, grid, name = parts
+    elif name.rpartition("@")[2] in _GRIDS:
+        name, _, grid = name.rpartition("@")
+    more = [*([f"protocol {protocol}"] if protocol else []), *([grid_words(grid)] if grid == "input_px" else [])]
     for prefix, words in _PREFIXES.items():
         if name.startswith(prefix):
             name, more = name.removeprefix(prefix), [words, *more]
     while name not in _METRICS and (suffix := next((end for end in _SUFFIXES if name.endswith(end)), "")):
         name, more = name.removesuffix(suffix), [_SUFFIXES[suffix], *more]
+    if name not in _METRICS and not grid:  # somebody's name for a scheme or a model, or a column without its own words
+        return metric.replace("_", " ") if metric.isidentifier() else metric
     more += ["oracle"] if oracle and "oracle" not in more else []
     return ", ".join([_METRICS.get(name, name.replace("_", " ")), *more])
 

@@ -247,7 +247,7 @@ def digest(results: pd.DataFrame) -> pd.DataFrame:
             "metric": rows["metric"],
             "probe": rows["method"] + " " + rows["scheme"],
             "value": [with_interval(*each) for each in ends],
-            "everything": rows["everything"].map("{:.3f}".format),
+            "everything": rows["everything"].map("{:.3f}".format, na_action="ignore").fillna(""),
         }
     )
 

@@ -155,6 +155,8 @@ def test_a_mask_of_another_shape_is_refused_with_a_remedy(tmp_path, shapes):
         ((60, 64), (1000, 1000), False),
         ((7, 8), (1000, 1000), True),  # a pixel of the smaller
         ((112, 84), (84, 112), False),
+        ((500, 512), (512, 500), False),  # on its side, however near to a square
+        ((1, 1), (1, 2), False),
         ((64, 64), (480, 640), False),
         ((1000, 1001), (64, 64), True),
     ],

@@ -179,9 +179,16 @@ def test_the_interval_of_a_difference_stays_in_the_range_and_about_its_value():
     assert difference_interval(same[:, 0], same, 9, (0, np.inf)) == (0, 0)
     low, high = difference_interval(same[:, 0], same, 9, (0, 1))
     assert -low == pytest.approx(high) == pytest.approx(1 - 0.025 ** (1 / 9))
-    both = np.random.default_rng(7).uniform(0.4, 0.9, 9)
-    found = difference_interval(np.array([0.6, 0.6]), np.stack([both, both]), 9, (0, 1))
-    assert found == pytest.approx((0, 0), abs=1e-6)
+    rng = np.random.default_rng(7)
+    for both in (rng.uniform(0.4, 0.9, 9), rng.uniform(0.4, 0.9, (24, 2))):  # both vary, but their difference does not
+        for unlike in (0, 1e-9):
+            one = np.stack([both, both + unlike * rng.normal(size=both.shape)])
+            assert difference_interval(np.array([0.6, 0.6]), one, 9, (0, 1)) == pytest.approx((low, high))
+    both = rng.uniform(1, 3, 9)
+    assert difference_interval(np.array([2.0, 2]), np.stack([both, both]), 9, (0, np.inf)) == pytest.approx((0, 0))
+    low, high = difference_interval(np.array([0.8, 1]), np.stack([np.full(9, 0.79), np.full(9, 0.99)]), 9, (0, 1))
+    assert -1 <= low < 0
+    assert 0.4 < high <= 1
     wild = np.random.default_rng(8).uniform(0.01, 0.99, (2, 9))
     low, high = difference_interval(np.array([0.01, 0.98]), wild, 9, (0, 1))
     assert -1 <= low < 0.97 < high <= 1

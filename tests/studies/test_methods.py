@@ -343,7 +343,7 @@ def test_methods_are_compared_at_their_own_thresholds_too(everything):
         index="source_id", columns="method", values="iou_val"
     )
     assert rows.loc["iou_val@patch", "difference"] == pytest.approx((wide["dice"] - wide["ridge"]).mean())
-    assert any("a difference in iou alone is none between methods; read iou_val" in note for note in everything.notes)
+    assert any("(iou_val) and the average precision (ap) beside it" in note for note in everything.notes)
     shown = everything.summary().query("kind == 'sp'")["metric"].tolist()
     assert shown == ["iou@patch", "ap@patch", "iou_val@patch"]
     assert "iou_val@patch" in (everything.out / "results.md").read_text()

@@ -144,7 +144,7 @@ def test_a_head_on_another_scale_has_the_temperature_and_likelihood_of_its_own_l
 def test_a_report_shows_pooled_scores(fitted, tmp_path):
     html = report_folder(fitted[1].out, tmp_path / "page.html").read_text()
     assert "All patches of a variant together" in html
-    assert "best f1 oracle" in html
+    assert "best F1, oracle" in html
 
 
 def test_pooled_scores_of_runs_are_files_of_theirs(fitted):

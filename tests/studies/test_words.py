@@ -18,6 +18,7 @@ from dlprobe.studies.displays import column_words, method_words, metric_words
             "dlprobe.original_px.oracle_best_f1_macro (oracle)",
             "best F1, mean over images, oracle, protocol dlprobe",
         ),
+        ("f1@input_px", "F1, on the pixels that the model was given"),
         ("safire.original_px.best_f1 (oracle)", "best F1, protocol safire, oracle"),
     ],
 )
@@ -42,6 +43,10 @@ def test_metrics_of_every_protocol_are_told_apart_and_without_underscores():
         ("ap_val", "average precision, at the threshold of validation"),
         ("slope_of_something", "slope of something"),
         ("autoencoded-pristine", "autoencoded-pristine"),
+        ("file:/a/w.v1.pth: dice three-class", "file:/a/w.v1.pth: dice three-class"),
+        ("timm:vit_base.x@336: fake_own", "timm:vit_base.x@336: fake_own"),
+        ("my_own", "my own"),
+        ("setting", "setting"),
     ],
 )
 def test_a_column_is_told_in_words(name, words):

@@ -157,21 +157,21 @@ def difference_interval(
     points of a Sobol sequence. So it knows what both sides have in common and is as skewed as they are: the
     ``t`` interval of differences covered 91 % where one side is many times the other.
     """
+    middle, reach = values[1] - values[0], bounds[1] - bounds[0]
+    if np.isfinite(reach) and error_of(parts[1] - parts[0]) <= _AT_AN_END * reach:
+        # the difference is the same in all parts, which does not say all: that no exception was seen
+        return interval(middle, np.full(groups, middle), groups, (-reach, reach))
     there, back = _scale(np.append(parts, values), bounds)
     spread = there(parts)
     if spread.ndim > 2:
         spread = (spread[..., 0] - spread[..., 1]) / (2 * np.sqrt(spread.shape[1]))
     else:
-        spread = spread - spread[:, :1]  # exactly 0 where all are alike
         spread = (spread - spread.mean(axis=1, keepdims=True)) * np.sqrt((groups - 1) / groups)
     sizes, axes = np.linalg.eigh(spread @ spread.T)
-    if sizes[-1] <= 0:  # nothing differs: neither does that say all
-        return interval(values[1] - values[0], np.zeros(groups), groups, (bounds[0] - bounds[1], bounds[1] - bounds[0]))
     with np.errstate(over="ignore"):
         drawn = back(there(values)[:, None] + (axes * np.sqrt(np.maximum(sizes, 0))) @ _student(freedom or groups - 1))
     one, other = np.clip(drawn, np.maximum(bounds[0], -_HUGE), np.minimum(bounds[1], _HUGE))
     low, high = np.quantile(other - one, [(1 - level) / 2, (1 + level) / 2])
-    middle = values[1] - values[0]
     return Ends(np.minimum(low, middle), np.maximum(high, middle))
 
 

@@ -26,7 +26,8 @@ import torch
 
 from dlprobe.backbones import load_backbone
 from dlprobe.data import Manifest
-from dlprobe.data.images import read_image, read_mask
+from dlprobe.data.images import read_image
+from dlprobe.data.samples import mask_of
 from dlprobe.data.tiling import tile
 from dlprobe.localization import Adaptive, PostProcessing, masks_by_step, score_map
 from dlprobe.localization.canvas import LogitCanvas
@@ -171,9 +172,8 @@ def adaptive(given: argparse.Namespace) -> None:
         if row.generator not in given.generator:
             continue
         pixels = read_image(manifest.root / row.path)
-        truth = np.zeros(pixels.shape[:2], bool)
-        if row.mask:
-            truth = read_mask(manifest.root / row.mask, pixels.shape[:2])
+        mask = mask_of(row._asdict(), manifest.root, pixels.shape[:2])
+        truth = np.zeros(pixels.shape[:2], bool) if mask is None else mask
         name = f"run/probes/residual-srm/folds/dice-autoencoded-pristine-{fold_of[row.path]}.safetensors"
         probe = Probe.load(given.demo / name)
         remembering = Remembering(backbone)

@@ -15,8 +15,9 @@ import pandas as pd
 
 from dlprobe.backbones import load_backbone
 from dlprobe.data import Manifest, scan, tile, working_size
-from dlprobe.data.images import read_image, read_mask
+from dlprobe.data.images import read_image
 from dlprobe.data.labels import TRUTH_SCHEME
+from dlprobe.data.samples import mask_of
 from dlprobe.data.synthesis import HELD_OUT_GENERATORS, build_demo
 from dlprobe.errors import OutputError
 from dlprobe.extraction import extract
@@ -155,9 +156,8 @@ def _pictures(fit: FitResult, manifest: Manifest, backbone: Backbone) -> Iterato
     for row in _examples(fit.images):
         image = manifest.frame.set_index("path").loc[row.path]
         pixels = read_image(manifest.root / row.path)
-        truth = np.zeros(pixels.shape[:2], bool)
-        if image["mask"]:
-            truth = read_mask(manifest.root / image["mask"], (pixels.shape[0], pixels.shape[1]))
+        mask = mask_of(image, manifest.root, (pixels.shape[0], pixels.shape[1]))
+        truth = np.zeros(pixels.shape[:2], bool) if mask is None else mask
         probe = fit.probes[f"{slug(BACKBONE)}/{FOLDS_FOLDER}/dice-{TRUTH_SCHEME}-{row.fold}"]
         scores = score_map(pixels, backbone, probe, stride_px=stride_px).inpainted
         marked = scores >= 0.5

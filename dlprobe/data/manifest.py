@@ -342,6 +342,10 @@ def _check(table: pd.DataFrame) -> None:
         choice = ", ".join(filter(None, MASK_READINGS))
         msg = f"{row['path']} has the {MASK_READING} {row[MASK_READING]!r}; write one of {choice} or leave it empty"
         raise DataError(msg)
+    if MASK_READING in table and (idle := (table[MASK_READING] != "") & (table["mask"] == "")).any():
+        row = table[idle].iloc[0]
+        msg = f"{row['path']} has the {MASK_READING} {row[MASK_READING]!r} and no mask; name the mask or leave it empty"
+        raise DataError(msg)
     if not (known := table["split"].isin(["", *SPLITS])).all():
         row = table[~known].iloc[0]
         msg = f"{row['path']} has the split {row['split']!r}; write one of {', '.join(SPLITS)} or leave it empty"

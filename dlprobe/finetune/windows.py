@@ -19,7 +19,7 @@ from dlprobe.probes import GroupMoments
 from dlprobe.spec import sha256_of_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -76,13 +76,21 @@ class LiveWindows:
         self.windows: pd.DataFrame = window_table(planned.windows, manifest, self._spec.block_windows).assign(cache=0)
         self.kept: NDArray[np.bool_] = np.ones(len(planned.windows), bool)
         self.rejects: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
         self.backbone = backbone
 
-    def image_hashes(self) -> dict[str, str]:
-        """Return the sha256 of each image file that could be read, by path; reads all of them once."""
-        paths = self.windows.loc[self.kept, "path"].unique()
-        files = {path: self._manifest.root / path for path in paths}
-        return {path: sha256_of_file(file) for path, file in files.items() if file.is_file()}
+    def image_hashes(self, sources: Collection[str]) -> dict[str, str]:
+        """Return the sha256 of image files by path: of those that were decoded, as they were then, and of others.
+
+        Parameters
+        ----------
+        sources : collection of str
+            Of the others, files of these ``source_id`` are read, such as images of generators that are held out.
+        """
+        listed = self.kept & self.windows["source_id"].isin(list(sources)).to_numpy(dtype=bool)
+        others = sorted(set(self.windows.loc[listed, "path"]) - set(self._hashes))
+        files = {path: self._manifest.root / path for path in others}
+        return self._hashes | {path: sha256_of_file(file) for path, file in files.items() if file.is_file()}
 
     def blocks(self, selected: NDArray[np.bool_]) -> Iterator[Block]:
         """Decode and embed windows in stored order, block by block; those of unreadable images are left out.
@@ -149,7 +157,7 @@ class LiveWindows:
         return BackboneError(f"{name} gives values that are not finite for {where}; choose a smaller learning rate")
 
     def _decoded(self, wanted: Sequence[NDArray[np.int64]]) -> Iterator[Decoded]:
-        """Decode runs of windows, each run sorted by number; an unreadable image is noted and left out."""
+        """Decode runs of windows, each sorted by number, and note hashes; an unreadable image is noted and left out."""
         numbers = [np.sort(part) for part in wanted]
         model, rows = self._spec.model, [self._rows[part] for part in numbers]
         degradations = degradations_of(self._spec)
@@ -159,10 +167,12 @@ class LiveWindows:
                 coverage = np.zeros((len(part), model.grid, model.grid, 4), np.uint8)
                 sound = np.ones(len(part), bool)
                 for image, crops in found:
+                    path = str(self._manifest.frame["path"].iloc[image.image])
                     if isinstance(crops, Unreadable):
                         sound[image.positions] = False
-                        self.rejects[str(self._manifest.frame["path"].iloc[image.image])] = crops.reason
+                        self.rejects[path] = crops.reason
                     else:
+                        self._hashes[path] = crops.sha256
                         pixels[image.positions], coverage[image.positions] = crops.pixels, crops.coverage
                 self.kept[part[~sound]] = False
                 yield Decoded(pixels[sound], coverage[sound], part[sound])

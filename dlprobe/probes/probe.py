@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,9 @@ FILE_DIGITS = 16
 #: Ending of the fields of a card's ``data`` that list files, and what a probe owes to the photographs of each.
 FILES = "_files"
 PARTS = {"train": "trained on", "val": "chosen on", "calibration": "calibrated on"}
+#: Tensors of these names hold such lists in a file, as bytes: its header may not grow with the images.
+_LISTS = tuple(f"{part}{FILES}" for part in PARTS)
+_DIGITS = re.compile(rf"[0-9a-f]{{{FILE_DIGITS}}}")
 
 
 def make_card(
@@ -241,7 +245,7 @@ class Probe:
         OutputError
             If the folder does not exist or the path is a folder.
         ProbeError
-            If the card is not JSON.
+            If the card is not JSON or larger than the header of a .safetensors file may be.
         """
         path = Path(path)
         if path.is_dir() or not path.parent.is_dir():
@@ -254,15 +258,25 @@ class Probe:
             scratch.write_bytes(content)
 
     def _bytes(self) -> bytes:
+        from safetensors import SafetensorError
         from safetensors.numpy import save
 
+        lists, short = _without_lists(self.card)
         try:
-            card = canonical_json(self.card)
+            card = canonical_json(short)
         except (TypeError, ValueError) as error:
             msg = f"the card of a probe is not JSON ({error}); keep to finite numbers, strings, lists and dictionaries"
             raise ProbeError(msg) from error
         tensors = {"weights": np.ascontiguousarray(self.weights), "bias": np.ascontiguousarray(self.bias)}
-        return bytes(save(tensors, metadata={_CARD_KEY: card}))
+        try:
+            return bytes(save(tensors | lists, metadata={_CARD_KEY: card}))
+        except SafetensorError as error:
+            field = max(short, key=lambda name: len(canonical_json(short[name])))
+            msg = (
+                f"the card of a probe has {len(card) / 1e6:.0f} MB, most of them in its field {field!r}, and cannot be "
+                f"saved ({error}); keep it below 100 MB, in the field 'data' with fewer or shorter source_ids"
+            )
+            raise ProbeError(msg) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Probe:
@@ -282,17 +296,42 @@ class Probe:
             If the file is missing, damaged, no probe, or of another release.
         """
         tensors, metadata = _read(Path(path))
-        if _CARD_KEY not in metadata or set(tensors) != {"weights", "bias"}:
+        if _CARD_KEY not in metadata or set(tensors) - set(_LISTS) != {"weights", "bias"}:
             msg = f"{path} is a .safetensors file but no probe of dlprobe; give a file written by `dlprobe fit`"
             raise ProbeError(msg)
         try:
-            return cls(tensors["weights"], tensors["bias"], json.loads(metadata[_CARD_KEY]))
+            return cls(tensors["weights"], tensors["bias"], _with_lists(json.loads(metadata[_CARD_KEY]), tensors))
         except (ProbeError, IdentityError, json.JSONDecodeError) as error:
             msg = f"{path}: {error}"
             raise ProbeError(msg) from error
 
 
-def _read(path: Path) -> tuple[dict[str, NDArray[np.floating]], dict[str, str]]:
+def _without_lists(card: dict[str, Any]) -> tuple[dict[str, NDArray[np.uint8]], dict[str, Any]]:
+    """Return a card's lists of files as tensors (file, byte) by name, and the card without them."""
+    data = card["data"] if isinstance(card["data"], dict) else {}
+    lists = {name: data[name] for name in _LISTS if isinstance(data.get(name), list)}
+    tensors = {
+        name: np.frombuffer(bytes.fromhex("".join(marks)), np.uint8).reshape(-1, FILE_DIGITS // 2)
+        for name, marks in lists.items()
+        if all(isinstance(mark, str) and _DIGITS.fullmatch(mark) for mark in marks)
+    }
+    return tensors, {**card, "data": {k: v for k, v in data.items() if k not in tensors}} if tensors else card
+
+
+def _with_lists(card: Any, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what `_without_lists` was given; a card that has its lists in the header is returned as it is."""
+    found = {}
+    listing = isinstance(card, dict) and isinstance(card.get("data"), dict)
+    for name in sorted(set(_LISTS) & set(tensors)):
+        if not listing or tensors[name].dtype != np.uint8 or tensors[name].shape[1:] != (FILE_DIGITS // 2,):
+            msg = f"{name} is no list of files that dlprobe wrote; copy or fit the probe again"
+            raise ProbeError(msg)
+        digits = tensors[name].tobytes().hex()
+        found[name] = [digits[start : start + FILE_DIGITS] for start in range(0, len(digits), FILE_DIGITS)]
+    return {**card, "data": {**card["data"], **found}} if found else card
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

@@ -106,6 +106,7 @@ def test_a_folder_in_the_way_is_refused(tmp_path):
         ({"height": -1}, "the height '-1'"),
         ({"path": "a\rb.png"}, "control character"),
         ({"mask": "m\udce9.png"}, "no UTF-8"),
+        ({"mask": "", "mask_reading": "inverted"}, "b,1.png has the mask_reading 'inverted' and no mask"),
     ],
 )
 def test_bad_rows_are_refused_in_words(tmp_path, change, words):

@@ -20,6 +20,7 @@ from dlprobe.data import Manifest
 from dlprobe.errors import BackboneError, DataError, OutputError, ProbeError
 from dlprobe.extraction import extract
 from dlprobe.probes import Probe
+from dlprobe.spec import sha256_of_file
 from dlprobe.studies import FitSettings, estimate_finetune, finetune, fit_caches, read_run
 from dlprobe.studies.fitting.pool import CachePool
 from dlprobe.studies.fitting.scoring import Column, score_images
@@ -122,6 +123,14 @@ def test_a_frozen_head_is_bound_to_the_backbone_as_it_was(made, probes):
     assert probe.require_model(load_backbone("timm:test_vit", weights="random:5", window_px=64).spec)
     assert probe.card["weights"] == "random:5"
     assert sorted(path.name for path in (out / "weights").iterdir()) == ["full.safetensors", "lora.safetensors"]
+
+
+def test_a_card_lists_the_files_of_its_photographs_and_no_others(probes, few):
+    for path in probes.values():
+        data = Probe.load(path).card["data"]
+        for part in ("train", "val"):
+            files = few.frame.loc[few.frame["split"] == part, "path"]
+            assert data[f"{part}_files"] == sorted({sha256_of_file(few.root / name)[:16] for name in files})
 
 
 def test_a_transformers_backbone_is_adapted_and_read_again(few, brief, tmp_path):

@@ -1,18 +1,21 @@
 """The loop against `fit`, against autograd, and against itself when it is interrupted or its batches are cut up."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
 from dlprobe.cache import open_cache
-from dlprobe.data import label_patches
+from dlprobe.data import Manifest, label_patches
 from dlprobe.errors import ProbeError
 from dlprobe.extraction import extract
 from dlprobe.finetune import LiveWindows
 from dlprobe.finetune import windows as live
 from dlprobe.finetune.training import _Loop, _schedule, train
 from dlprobe.probes.multihead.workers import Workers
+from dlprobe.spec import sha256_of_file
 from dlprobe.studies import FitSettings, finetune, fit_caches
 
 
@@ -132,6 +135,27 @@ def test_windows_are_those_of_a_cache_in_its_order(few, vit, tmp_path):
     late = list(windows.minibatches(chosen, 10, seed=9, first=2))
     assert [batch.windows.tolist() for batch in late] == [batch.windows.tolist() for batch in batches[2:]]
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(late, batches[2:], strict=True))
+
+
+def test_hashes_are_of_the_bytes_that_were_decoded(few, vit, tmp_path):
+    root = shutil.copytree(few.root, tmp_path / "data")
+    windows = LiveWindows(Manifest(few.frame, root), vit(), {"stride_px": 64})
+    frame = windows.windows
+    seen, other, *_ = sorted(frame["source_id"].unique())
+    part = ((frame["source_id"] == seen) & (frame["variant"] == "real")).to_numpy()
+    assert sum(len(block.windows) for block in windows.blocks(part)) == part.sum()
+    (path,) = frame.loc[part, "path"].unique()
+    rest = sorted(set(frame.loc[frame["source_id"] == seen, "path"]) - {path})
+    assert len(rest) == 3
+    was = sha256_of_file(root / path)
+    (root / path).write_bytes(b"changed since")
+    (root / rest[0]).unlink()
+    expected = {path: was, **{name: sha256_of_file(root / name) for name in rest[1:]}}
+    assert windows.image_hashes({seen}) == expected
+    (root / path).unlink()
+    assert windows.image_hashes({seen}) == expected
+    assert windows.image_hashes(set()) == {path: was}
+    assert set(windows.image_hashes({seen, other})) > set(expected)
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])

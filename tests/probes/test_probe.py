@@ -59,6 +59,51 @@ def test_equal_probes_are_equal_files(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+LISTS = {"train_files": ["00ff" * 4, "ab12" * 4], "val_files": [], "calibration_files": ["9" * 16]}
+
+
+def header_bytes(path):
+    return int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def test_lists_of_files_come_back_and_leave_the_header_as_it_was(tmp_path):
+    written = probe(data={"split": "3 folds", **LISTS})
+    written.save(tmp_path / "few")
+    read = Probe.load(tmp_path / "few")
+    assert read.card == json.loads(json.dumps(written.card))
+    assert read.sha256 == written.sha256
+    assert read.seen_files() == {"00ff" * 4: "trained on", "ab12" * 4: "trained on", "9" * 16: "calibrated on"}
+    many = [f"{number:016x}" for number in range(10**5)]
+    probe(data={"split": "3 folds", **LISTS, "train_files": many}).save(tmp_path / "many")
+    assert header_bytes(tmp_path / "many") < header_bytes(tmp_path / "few") + 100
+    assert Probe.load(tmp_path / "many").card["data"]["train_files"] == many
+
+
+def test_a_card_with_its_lists_in_the_header_is_read(tmp_path):
+    one = probe(data=LISTS)
+    tensors = {"weights": one.weights, "bias": one.bias}
+    save_file(tensors, tmp_path / "old", metadata={"dlprobe": json.dumps(one.card)})
+    assert Probe.load(tmp_path / "old").card == json.loads(json.dumps(one.card))
+    for shape, content in [((2, 7), one.card), ((2, 8), []), ((2, 8), {**one.card, "data": None})]:
+        odd = {**tensors, "val_files": np.zeros(shape, np.uint8)}
+        save_file(odd, tmp_path / "odd", metadata={"dlprobe": json.dumps(content)})
+        with pytest.raises(ProbeError, match="odd: val_files is no list of files"):
+            Probe.load(tmp_path / "odd")
+
+
+@pytest.mark.parametrize("marks", [["ABCD" * 4], ["ab12"], [1], "ab12" * 4, None])
+def test_what_is_no_list_of_hashes_stays_as_it_is(tmp_path, marks):
+    probe(data={"train_files": marks}).save(tmp_path / "a")
+    assert Probe.load(tmp_path / "a").card["data"] == {"train_files": marks}
+
+
+def test_a_card_too_large_for_a_header_is_one_line_and_leaves_nothing(tmp_path):
+    with pytest.raises(ProbeError, match=r"has 100 MB, most of them in its field 'data'.*fewer or shorter") as caught:
+        probe(data={"train_sources": ["x" * 10**8]}).save(tmp_path / "a")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_logits_are_the_affine_map():
     embeddings = np.random.default_rng(1).normal(size=(2, 3, 4, 6)).astype(np.float16)
     one = probe(k=3)

@@ -369,6 +369,7 @@ def _probe(
 ) -> Probe:
     score = chosen.epoch.f1
     took_part = sources_by_part(split, windows.windows["source_id"], windows.kept)
+    hashes = windows.image_hashes({source for sources in took_part.values() for source in sources})
     card = make_card(
         model=windows.backbone.spec,
         scheme=settings.scheme,
@@ -381,7 +382,7 @@ def _probe(
             "manifest_sha256": windows.manifest_sha256,
             "split": split.description,
             **took_part,
-            **files_by_part(took_part, windows.windows, [windows.image_hashes()]),
+            **files_by_part(took_part, windows.windows, [hashes]),
             "held_out_generators": list(settings.hold_out),
         },
         notes=[f"licence of the backbone: {start.card.licence}", f"backbone trained on: {start.card.trained_on}"],

@@ -98,6 +98,9 @@ def repair(
             progress=progress,
         )
     emit([report.row()], as_json=as_json)
+    if count := len(report.set_apart):
+        files = "file that is no part of the cache was" if count == 1 else "files that are no part of the cache were"
+        talk(f"{count} {files} moved to {report.path}/strays")
     if report.different:
         talk(f"blocks {', '.join(map(str, report.different))} came out other than they were recorded")
         raise typer.Exit(EXIT_REJECTS)

@@ -63,19 +63,21 @@ class RepairReport:
     path : Path or str
         Folder of the cache, or its URL.
     restored : tuple of str
-        Files, or parts of them, that belong to no block and were put back; and those that are no part of the cache and
-        were moved to its folder ``strays``, or cut off the end of its file.
+        Files, or parts of them, that belong to no block and were put back.
     recomputed : tuple of int
         Blocks that were computed again.
     different : tuple of int
         Those of them whose bytes are not the recorded ones: an image or a library has changed since, or the machine
         computes something else. Blocks whose record was lost cannot be compared.
+    set_apart : tuple of str
+        Files that are no part of the cache, and what followed the end of its file: moved to its folder ``strays``.
     """
 
     path: Path | str
     restored: tuple[str, ...]
     recomputed: tuple[int, ...]
     different: tuple[int, ...]
+    set_apart: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
         """Return the counts as one flat row of JSON values."""
@@ -84,17 +86,26 @@ class RepairReport:
             "restored": len(self.restored),
             "recomputed": len(self.recomputed),
             "different": len(self.different),
+            "set_apart": len(self.set_apart),
         }
 
     def frame(self) -> pd.DataFrame:
-        """Return what was put back, one a row: ``part``, ``what`` (``restored`` or ``recomputed``), ``different``."""
+        """Return what was done, one part a row.
+
+        Returns
+        -------
+        DataFrame
+            With ``part``, ``what`` (``restored``, ``recomputed`` or ``set apart``) and ``different``.
+        """
         files = [(name, "restored", False) for name in self.restored]
         blocks = [(f"block {block}", "recomputed", block in self.different) for block in self.recomputed]
-        return pd.DataFrame([*files, *blocks], columns=["part", "what", "different"])
+        strays = [(name, "set apart", False) for name in self.set_apart]
+        return pd.DataFrame([*files, *blocks, *strays], columns=["part", "what", "different"])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw how many parts were restored and recomputed, and how many came out different."""
-        counts = {name: self.row()[name] for name in ("restored", "recomputed", "different")}
+        """Draw how many parts were restored, recomputed and set apart, and how many came out different."""
+        row = self.row()
+        counts = {name.replace("_", " "): row[name] for name in ("restored", "recomputed", "different", "set_apart")}
         return plotting.bars(list(counts), list(counts.values()), ax=ax, words="files and blocks of the cache")
 
 
@@ -149,7 +160,7 @@ def repair(
             begun.spec, planned.cache_spec, f"the cache {path} and this repair", "give its manifest and backbone"
         )
     made_from = cache_plan(planned, manifest, backbone)
-    restored = _restored(path, made_from, begun, damages)
+    restored, apart = _restored(path, made_from, begun, damages)
     damages = [damage for damage in verify(path) if damage.block is not None]
     with open_writer(path, made_from, allow_mixed=allow_mixed) as writer:
         blocks = sorted({damage.block for damage in damages if damage.block is not None})
@@ -158,7 +169,7 @@ def repair(
             writer.forget(block)
         fill(writer, planned, manifest, backbone, progress, max_pixels=max_pixels)
     different = [block for block, old in before.items() if old is not None and old != read_block_record(place, block)]
-    return RepairReport(place.path, tuple(restored), tuple(blocks), tuple(different))
+    return RepairReport(place.path, tuple(restored), tuple(blocks), tuple(different), tuple(apart))
 
 
 def recheck(
@@ -315,11 +326,11 @@ def _told_of(path: str | os.PathLike[str]) -> Attributes | None:
 
 def _restored(
     path: str | os.PathLike[str], plan: CachePlan, begun: Attributes | None, damages: list[Damage]
-) -> list[str]:
+) -> tuple[list[str], list[str]]:
     """Restore what belongs to no block, with the pins, versions and origin that the cache was begun with."""
     damaged = {damage.file for damage in damages if damage.block is None}
     if not damaged:
-        return []
+        return [], []
     if begun is not None:
         plan = replace(plan, pins=begun.pins, software=begun.software, origin=begun.origin)
     return restore_fixed(path, _as_stored(path, plan) if ROOT_RECORD in damaged else plan)

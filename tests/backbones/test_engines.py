@@ -312,6 +312,17 @@ def settings():
             found.append("mixed")
     return found
 
+def reached():
+    "What all settings would be if somebody set the one above them."
+    if not NEW:
+        return None
+    was = backends.fp32_precision
+    backends.fp32_precision = "ieee"
+    try:
+        return settings()
+    finally:
+        backends.fp32_precision = was
+
 NEW = hasattr(backends, "fp32_precision")
 user = next((user for user in sys.argv[1:] if os.fork() == 0), None)  # settings are the process's
 if user is None:
@@ -320,7 +331,7 @@ if user is None:
         del sys.argv[1]
     sys.exit()
 exec(user)
-seen = [settings()]
+reachable, seen = reached(), [settings()]
 
 def tokens(pixels):
     seen.append(settings())
@@ -332,9 +343,7 @@ def tokens(pixels):
 engine = TorchEngine(tokens, [], Pins(engine="torch", precision="float32", device="cuda", batch_size=2))
 engine.compute(torch.zeros(2, 3, 4, 4))
 seen.append(settings())
-if user == "backends.fp32_precision = 'tf32'":
-    backends.fp32_precision = "ieee"
-    assert settings()[0] == "ieee"  # what was inherited still is
+assert reached() == reachable, (reached(), reachable)  # what was inherited still is
 sys.stdout.write(json.dumps([user, seen]) + chr(10))
 """
 
@@ -348,6 +357,10 @@ def test_float32_on_cuda_is_not_tf32_and_what_was_set_stays():
             "backends.cuda.matmul.fp32_precision = backends.cudnn.conv.fp32_precision = 'ieee'",
             "backends.fp32_precision = 'tf32'",
             "backends.cudnn.fp32_precision = 'tf32'",
+            "backends.cudnn.conv.fp32_precision = 'tf32'",
+            "backends.cudnn.conv.fp32_precision = 'none'",
+            "backends.cudnn.fp32_precision = 'ieee'; backends.cudnn.conv.fp32_precision = 'tf32'",
+            "backends.cudnn.allow_tf32 = True",
         ]
     run = subprocess.run([sys.executable, "-c", TF32, *users], capture_output=True, text=True, check=False, timeout=60)
     assert run.returncode == 0, run.stderr

@@ -1,12 +1,17 @@
 """What lies among the files of a cache and is no part of it: found, and out of the way after a repair."""
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dlprobe.cache import convert, merge, open_cache, verify
+from dlprobe.cache.places import Bucket, Folder, open_place
+from dlprobe.errors import CacheError
 from dlprobe.extraction import extract, repair
 from dlprobe.spec import canonical_json, fingerprint
 
@@ -33,22 +38,62 @@ def append(path, data):
         file.write(data)
 
 
+def without_strays(files):
+    return {name: data for name, data in files.items() if not name.startswith("strays/")}
+
+
 @pytest.mark.parametrize("content", ["zeros", "noise"])
-def test_bytes_after_the_end_of_an_hdf5_file_are_found_and_cut_off(hdf5, changed, manifest, backbone, *, tree, content):
-    whole, file = tree(hdf5), changed / "features.h5"
+def test_bytes_after_the_end_of_an_hdf5_file_are_found_and_moved(hdf5, changed, manifest, backbone, *, tree, content):
+    expected, file = tree(hdf5), changed / "features.h5"
     end = file.stat().st_size
     for length in LENGTHS:
-        append(file, bytes(length) if content == "zeros" else np.random.default_rng(0).bytes(length))
+        tail = bytes(length) if content == "zeros" else np.random.default_rng(0).bytes(length)
+        append(file, tail)
         [damage] = verify(changed)
         name = f"features.h5#{end}-{end + length}"
         assert (damage.file, damage.block, damage.reason) == (name, None, "is no part of the cache")
         assert open_cache(changed).complete
         report = repair(manifest, backbone, changed)
-        assert (report.restored, report.recomputed, report.different) == ((name,), (), ())
-        assert tree(changed) == whole
+        assert (report.restored, report.recomputed, report.different, report.set_apart) == ((), (), (), (name,))
+        expected[f"strays/features.h5.{end}-{end + length}"] = tail
+        assert tree(changed) == expected
 
 
-def test_they_are_cut_off_beside_other_damage(hdf5, changed, manifest, backbone, tree):
+@pytest.mark.parametrize("disk", ["full", "well"])
+def test_nothing_is_cut_off_before_it_is_on_the_disk(changed, manifest, backbone, tree, monkeypatch, *, disk):
+    append(changed / "features.h5", b"somebody's")
+    before, seen, truncate = tree(changed), [], os.truncate
+
+    def copy(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    def cut(path, length):
+        if path == changed / "features.h5":
+            seen.append({name: data for name, data in tree(changed).items() if name.startswith("strays/")})
+        truncate(path, length)
+
+    monkeypatch.setattr(os, "truncate", cut)
+    if disk == "full":
+        monkeypatch.setattr(shutil, "copyfileobj", copy)
+        with pytest.raises(CacheError, match="no space is left"):
+            repair(manifest, backbone, changed)
+        assert tree(changed) == before
+    else:
+        repair(manifest, backbone, changed)
+        assert [list(files.values()) for files in seen] == [[b"somebody's"]]
+
+
+def test_a_tail_does_not_take_the_place_of_another(changed, manifest, backbone, tree):
+    end = (changed / "features.h5").stat().st_size
+    for data in (b"one", b"two"):
+        append(changed / "features.h5", data)
+        repair(manifest, backbone, changed)
+    found = {name: data for name, data in tree(changed).items() if name.startswith("strays/")}
+    name = f"strays/features.h5.{end}-{end + 3}"
+    assert found == {name: b"one", f"{name}.1": b"two"}
+
+
+def test_they_are_moved_beside_other_damage(hdf5, changed, manifest, backbone, tree):
     whole, file = tree(hdf5), changed / "features.h5"
     extent = open_cache(changed).store.extent("embeddings", 1)
     for where in ("root record", "metadata", "block"):
@@ -60,7 +105,7 @@ def test_they_are_cut_off_beside_other_damage(hdf5, changed, manifest, backbone,
                 opened.write(b"\xa5\x5a\xa5")
         append(file, b"after the end")
         repair(manifest, backbone, changed)
-        assert tree(changed) == whole
+        assert without_strays(tree(changed)) == whole
         assert verify(changed) == []
 
 
@@ -71,7 +116,7 @@ def test_a_file_that_is_cut_short_and_grown_again_has_its_end_where_it_was(hdf5,
     append(file, bytes((hdf5 / "features.h5").stat().st_size))
     assert any(damage.reason == "is no part of the cache" for damage in verify(changed))
     repair(manifest, backbone, changed)
-    assert tree(changed) == tree(hdf5)
+    assert without_strays(tree(changed)) == tree(hdf5)
 
 
 def test_no_alarm_whatever_made_the_file(hdf5, manifest, backbone, tmp_path):
@@ -110,6 +155,8 @@ def test_no_alarm_whatever_made_the_file(hdf5, manifest, backbone, tmp_path):
         "features.zarr/labels/c/0/0",
         "records/000099.json",
         "records/copy of root.json",
+        "records/#root.json#",
+        "records/root.json#1-2",
     ],
 )
 def test_a_file_that_is_no_part_of_a_cache_is_found_and_moved_aside(copy, manifest, backbone, tree, name):
@@ -119,10 +166,43 @@ def test_a_file_that_is_no_part_of_a_cache_is_found_and_moved_aside(copy, manife
         (copy / name).write_text(f"somebody's {times}")
         [damage] = verify(copy)
         assert (damage.file, damage.block, damage.reason) == (name, None, "is no part of the cache")
-        assert repair(manifest, backbone, copy).restored == (name,)
+        report = repair(manifest, backbone, copy)
+        assert (report.restored, report.set_apart) == ((), (name,))
         assert verify(copy) == []
     aside = {f"strays/{name}": b"somebody's 1", f"strays/{name}.1": b"somebody's 2"}
     assert tree(copy) == before | aside
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize("kind", ["folder", "another disk", "bucket"])
+def test_an_object_is_moved_and_not_read(kind, tmp_path, monkeypatch):
+    place = open_place(f"s3://caches{tmp_path}/moved" if kind == "bucket" else tmp_path / "moved")
+    place.make("a")
+    place.make("b/c")
+    place.write("a/1", b"one")
+    place.write("b/c/2", b"two")
+    if kind == "another disk":
+        replace, refused = Path.replace, []
+
+        def elsewhere(path, target):
+            if not refused:
+                refused.append(path)
+                raise OSError(errno.EXDEV, "another disk")
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", elsewhere)
+    for kind_of_place in (Folder, Bucket):
+        monkeypatch.setattr(kind_of_place, "read", lambda *_: pytest.fail("read"))
+        monkeypatch.setattr(kind_of_place, "open", lambda *_: pytest.fail("opened"))
+    place.move("a/1", "b/c/2")
+    assert place.sizes() == {"b/c/2": 3}
+    place.move("b/c/2", "a/3")
+    monkeypatch.undo()
+    assert place.sizes() == {"a/3": 3}
+    assert place.read("a/3") == b"one"
+    with pytest.raises(FileNotFoundError):
+        place.move("a/1", "a/4")
+    assert place.sizes() == {"a/3": 3}
 
 
 def test_files_of_writers_and_of_file_systems_are_no_strays(copy):
@@ -161,14 +241,14 @@ def test_strays_on_s3(whole, objects, tree, *, manifest, backbone, tmp_path):
     assert verify(path) == []
     objects(path).write("features.zarr/embeddings/c.99.0.0.0", b"of another cache")
     assert [damage.file for damage in verify(path)] == ["features.zarr/embeddings/c.99.0.0.0"]
-    repair(manifest, backbone, path)
+    report = repair(manifest, backbone, path)
+    assert (report.restored, report.set_apart) == ((), ("features.zarr/embeddings/c.99.0.0.0",))
     assert verify(path) == []
+    assert not (objects(path).names().count("features.zarr/embeddings/c.99.0.0.0"))
     assert objects(path).read("strays/features.zarr/embeddings/c.99.0.0.0") == b"of another cache"
 
 
 def test_files_that_vanish_while_they_are_counted(copy, monkeypatch):
-    import os
-
     walk = os.walk
 
     def walking(top):

@@ -55,6 +55,21 @@ def test_damage_is_found_repaired_and_gone(copy, manifest, tiny_cache):
     assert parts[0] == parts[1]
 
 
+def test_repair_says_where_files_went_that_are_no_part_of_the_cache(copy, manifest):
+    damage(copy)
+    assert "strays" not in dlprobe("cache", "repair", copy, manifest).stderr
+    for count, words in (
+        (1, "1 file that is no part of the cache was"),
+        (2, "2 files that are no part of the cache were"),
+    ):
+        for number in range(count):
+            (copy / "records" / f"notes {number}").write_text("somebody's")
+        result = dlprobe("cache", "repair", copy, manifest, "--json")
+        assert f"{words} moved to {copy}/strays" in result.stderr.splitlines()
+        assert [row["set_apart"] for row in rows(result)] == [count]
+    assert (copy / "strays" / "records" / "notes 0.1").read_text() == "somebody's"
+
+
 @pytest.mark.parametrize("name", ["coverage", "embeddings", "manifest", "moments", "reference", "regions", "windows"])
 def test_a_fit_misses_what_verify_misses_and_repair_brings_it_back(copy, manifest, tmp_path, name):
     [chunk, *_] = sorted((copy / "features.zarr" / name).glob("c.*"))

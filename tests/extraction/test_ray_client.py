@@ -1,6 +1,7 @@
 """Through Ray's client: a cluster whose head is another process, reached at ``ray://HOST:PORT``."""
 
 import contextlib
+import errno
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from dlprobe.backbones import load_backbone
 from dlprobe.cache import open_cache
 from dlprobe.errors import BackboneError, CacheError, ExtraError
 from dlprobe.extraction import RayRunner, extract
+from dlprobe.extraction.runners import cluster as runners
 
 SETTINGS = {"stride_px": 40, "block_windows": 2}
 
@@ -152,13 +154,53 @@ def test_the_bytes_are_those_of_one_process_whatever_is_killed(new_head, images,
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_in_a_worker_is_said_as_it_would_be_here(new_head, images, tmp_path, projection):
+def test_what_goes_wrong_in_a_worker_is_said_as_it_would_be_here(new_head, images, model, tmp_path, projection):
     """The worker has no module of the test's backbone."""
     runner = RayRunner(address=new_head().address, workers=1)
     with pytest.raises(BackboneError, match=r"the worker on .* cannot load .*; install its code there") as caught:
         extract(images, projection.Projection(), tmp_path / "cache", runner=runner, **SETTINGS)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
+
+    def stop(_done, _total):
+        raise BrokenPipeError(errno.EPIPE, "of the terminal")
+
+    with pytest.raises(BrokenPipeError, match="of the terminal"):  # the cluster is there
+        extract(images, model, tmp_path / "cache", runner=runner, progress=stop, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("through_client", "connected", "channel", "lost"),
+    [
+        (True, False, True, True),
+        (True, True, False, True),  # only its channel has gone
+        (True, True, True, False),
+        (False, True, True, False),
+        (False, False, False, False),
+    ],
+)
+def test_only_a_cluster_that_has_gone_is_said_to_have_gone(monkeypatch, *, through_client, connected, channel, lost):
+    import ray
+    from ray.util import client
+
+    def put(_value):
+        if not channel:
+            raise ConnectionError("the client has already been disconnected")
+        return "reference"
+
+    monkeypatch.setattr(client.ray, "is_connected", lambda: through_client)
+    monkeypatch.setattr(ray, "is_initialized", lambda: connected)
+    monkeypatch.setattr(ray, "put", put)
+    expected = (CacheError, "cannot be reached any more .*gone away") if lost else (BrokenPipeError, "gone away")
+    with pytest.raises(expected[0], match=expected[1]), runners._loss_told():
+        raise BrokenPipeError(errno.EPIPE, "gone away")
+
+
+def test_only_what_was_waited_is_said(monkeypatch):
+    for room, words in ((1, "the Ray cluster has room for 1 workers"), (9, "others hold the Ray cluster")):
+        monkeypatch.setattr(runners, "_room", lambda _needs, room=room: room)
+        for waited, begin in ((0.0, "asked for 2 workers of 1 CPU: "), (60.0, "waited 60 s for 2 workers of 1 CPU: ")):
+            assert str(runners._too_few({"CPU": 1}, 2, 0, waited)).startswith(begin + words)
 
 
 @pytest.mark.slow

@@ -57,8 +57,25 @@ def flip_chunk(cache, name, block, seed=0):
 def test_a_sound_cache_is_left_alone(whole, manifest, backbone, tree):
     before = tree(whole)
     report = repair(manifest, backbone, whole)
-    assert (report.restored, report.recomputed, report.different) == ((), (), ())
+    assert (report.restored, report.recomputed, report.different, report.set_apart) == ((), (), (), ())
     assert tree(whole) == before
+
+
+def test_what_is_put_back_is_told_from_what_is_set_apart(copy, manifest, backbone, tree):
+    before = tree(copy)
+    flip(copy / "records" / "root.json", 33)
+    flip_chunk(open_cache(copy), "embeddings", 2)
+    (copy / "records" / "notes.txt").write_text("somebody's")
+    report = repair(manifest, backbone, copy)
+    assert (report.restored, report.recomputed, report.set_apart) == (
+        ("records/root.json",),
+        (2,),
+        ("records/notes.txt",),
+    )
+    assert report.row() | {"path": ""} == {"path": "", "restored": 1, "recomputed": 1, "different": 0, "set_apart": 1}
+    parts = [("records/root.json", "restored"), ("block 2", "recomputed"), ("records/notes.txt", "set apart")]
+    assert list(report.frame()[["part", "what"]].itertuples(index=False, name=None)) == parts
+    assert tree(copy) == before | {"strays/records/notes.txt": b"somebody's"}
 
 
 @pytest.mark.parametrize("name", ["embeddings", "coverage", "regions", "moments"])

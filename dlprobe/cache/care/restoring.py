@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,11 @@ from dlprobe.cache.records import Digest, read_block_record, read_root_record, r
 from dlprobe.cache.stores import STORED_NAMES, open_store, require_cache, store_kind
 from dlprobe.cache.writer import create_store, full_disk_told, root_record
 from dlprobe.errors import CacheError
-from dlprobe.publish import fsync, sigterm_raises
+from dlprobe.publish import fsync, publish, sigterm_raises
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from dlprobe.cache.layout import Attributes
     from dlprobe.cache.places import Folder, Place
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 #: Where files go that were found among those of a cache and are no part of it.
 ASIDE = "strays"
 _ALONE = (0, 1)
+#: Bytes that are copied at a time.
+_PIECE_BYTES = 1 << 20
 
 
 def told_of(path: str | os.PathLike[str]) -> Attributes:
@@ -56,12 +60,12 @@ def told_of(path: str | os.PathLike[str]) -> Attributes:
         raise CacheError(msg) from error
 
 
-def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
+def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> tuple[list[str], list[str]]:
     """Restore every damaged part of a cache that belongs to no block, to the bytes that were recorded.
 
     Everything is made anew beside the cache and compared with the root record; with a damaged root record, what is made
-    anew is the truth. Then files that are no part of the cache are moved to its folder ``strays``, and what follows the
-    end of an HDF5 file is cut off.
+    anew is the truth. Then files that are no part of the cache, and what follows the end of an HDF5 file, are moved to
+    its folder ``strays``.
 
     Parameters
     ----------
@@ -72,8 +76,10 @@ def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
 
     Returns
     -------
-    list of str
-        Names of what was restored, moved or cut off; empty if nothing was damaged.
+    restored : list of str
+        Names of what was put back; empty if nothing was damaged.
+    apart : list of str
+        Names that what was moved to ``strays`` had before.
 
     Raises
     ------
@@ -104,7 +110,7 @@ def restore_fixed(path: str | os.PathLike[str], plan: CachePlan) -> list[str]:
         apart = strays(open_store(place), wanted)
         for name in apart:
             _set_apart(place, name)
-    return [*damaged, *apart]
+    return damaged, apart
 
 
 def _read_record(place: Place) -> RootRecord | None:
@@ -136,18 +142,32 @@ def _made_anew(place: Place, plan: CachePlan, *, compress: bool) -> Iterator[tup
 
 
 def _set_apart(place: Place, name: str) -> None:
-    """Cut off what follows the end of a file, or move a file, which may be somebody's, where it is in nobody's way."""
-    whole, _, part = name.partition("#")
-    if part and place.folder is not None:
-        os.truncate(place.folder / whole, int(part.split("-")[0]))
-        fsync(place.folder / whole)
+    """Move a file, or what follows the end of one, which may be somebody's, where it is in nobody's way."""
+    if place.exists(name):  # whatever it is called, also with "#"
+        place.move(name, _free(place, f"{ASIDE}/{name}"))
         return
-    target = f"{ASIDE}/{name}"
-    if place.exists(target):
-        target = next(other for i in itertools.count(1) if not place.exists(other := f"{target}.{i}"))
-    place.make(target.rpartition("/")[0])
-    place.write(target, place.read(name))
-    place.remove(name)
+    whole, _, part = name.partition("#")
+    if place.folder is not None:  # parts are of HDF5, which lies in folders alone
+        target = _free(place, f"{ASIDE}/{whole}.{part}")
+        _cut(place.folder / whole, int(part.split("-")[0]), place.folder / target)
+
+
+def _free(place: Place, name: str) -> str:
+    """Return a name that no file has, the one given or one with a number, in a folder that is there."""
+    place.make(name.rpartition("/")[0])
+    if not place.exists(name):
+        return name
+    return next(other for i in itertools.count(1) if not place.exists(other := f"{name}.{i}"))
+
+
+def _cut(file: Path, start: int, target: Path) -> None:
+    """Move what a file holds from `start` on to another, which is on the disk before anything is cut off."""
+    with publish(target, durable=True) as scratch, file.open("rb") as whole, scratch.open("wb") as tail:
+        whole.seek(start)
+        shutil.copyfileobj(whole, tail, _PIECE_BYTES)
+    fsync(target.parent.parent)  # where the folder may be new
+    os.truncate(file, start)
+    fsync(file)
 
 
 def _copy(source: Folder, target: Place, name: str) -> None:

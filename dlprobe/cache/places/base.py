@@ -85,6 +85,10 @@ class Place(Protocol):
         """Write objects below `name` durably: all or none of them in a folder, one after the other in a bucket."""
         ...
 
+    def move(self, name: str, target: str) -> None:
+        """Give an object another name, durably and without reading it; what has that name is replaced."""
+        ...
+
     def remove(self, name: str) -> None:
         """Remove an object, or all below a name, durably; nothing happens if there is none."""
         ...

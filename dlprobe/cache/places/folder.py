@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -107,6 +108,20 @@ class Folder:
                 (scratch / part).write_bytes(data)
             for path in scratch.rglob("*"):
                 fsync(path)
+
+    def move(self, name: str, target: str) -> None:
+        """Rename a file; one on another disk, by a link, is copied first."""
+        source, goal = self.path / name, self.path / target
+        try:
+            source.replace(goal)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with publish(goal, durable=True) as scratch:
+                shutil.copyfile(source, scratch)
+            source.unlink()
+        fsync(goal.parent)
+        fsync(source.parent)
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that it holds."""

@@ -104,7 +104,7 @@ class RayRunner:
             return
         needs = self._needs(job.backbone.pins.device)
         order = order_of(job, writer, None if "GPU" in needs else self.cpus_per_worker)
-        with _loss_told(), self._cluster() as own, self._reserved(needs, len(blocks), own=own) as groups:
+        with self._cluster() as own, _loss_told(), self._reserved(needs, len(blocks), own=own) as groups:
             pool = _Pool(order, writer, needs, groups)
             try:
                 pool.run(deque(blocks), written)
@@ -122,7 +122,7 @@ class RayRunner:
         import ray
 
         needs = self._needs(self.device or "cpu")
-        with _loss_told(), self._cluster() as own, self._reserved(needs, 1, own=own) as [group]:
+        with self._cluster() as own, _loss_told(), self._reserved(needs, 1, own=own) as [group]:
             placed = ray.remote(**_resources(needs), scheduling_strategy=_place(group))(function)
             try:
                 return ray.get(placed.remote(*arguments))
@@ -145,9 +145,10 @@ class RayRunner:
         groups = [placement_group([needs]) for _ in range(count)]
         try:
             fewest = count if self.workers else 1
-            free = _created(groups, fewest, 0.0 if own and room < fewest else self.wait_s)
+            wait_s = 0.0 if own and room < fewest else self.wait_s
+            free = _created(groups, fewest, wait_s)
             if len(free) < fewest:
-                raise self._too_few(needs, fewest, len(free))
+                raise _too_few(needs, fewest, len(free), wait_s)
             for late in [group for group in groups if group not in free]:
                 remove_placement_group(late)  # else the cluster would hold it for nobody once it has room
             yield free
@@ -155,18 +156,6 @@ class RayRunner:
             if _connected():
                 for group in groups:
                     remove_placement_group(group)
-
-    def _too_few(self, needs: dict[str, int], fewest: int, free: int) -> CacheError:
-        waited = f"waited {self.wait_s:g} s for {fewest} workers of {_told(needs)}"
-        if (room := _room(needs)) < fewest:
-            here = f"the Ray cluster has room for {room} workers of {_told(needs)}"
-            msg = f"{waited}: {here}; ask for fewer, or for smaller ones"
-        else:
-            msg = (
-                f"{waited}: others hold the Ray cluster, which has room for {free} now; wait for them, "
-                "or ask for fewer or smaller ones (--workers)"
-            )
-        return CacheError(msg)
 
     @contextmanager
     def _cluster(self) -> Iterator[bool]:
@@ -199,12 +188,29 @@ class RayRunner:
         return None if self.workers is None else self.workers * self.cpus_per_worker
 
 
+def _too_few(needs: dict[str, int], fewest: int, free: int, waited_s: float) -> CacheError:
+    asked = f"{f'waited {waited_s:g} s' if waited_s > 0 else 'asked'} for {fewest} workers of {_told(needs)}"
+    if (room := _room(needs)) < fewest:
+        here = f"the Ray cluster has room for {room} workers of {_told(needs)}"
+        return CacheError(f"{asked}: {here}; ask for fewer, or for smaller ones")
+    msg = (
+        f"{asked}: others hold the Ray cluster, which has room for {free} now; wait for them, "
+        "or ask for fewer or smaller ones (--workers)"
+    )
+    return CacheError(msg)
+
+
 @contextmanager
 def _loss_told() -> Iterator[None]:
-    """Turn what Ray's client raises of a cluster that has gone into one line."""
+    """Turn what Ray's client raises of a cluster that has gone into one line; other lost connections are not Ray's."""
+    from ray.util import client
+
+    through_client = client.ray.is_connected()
     try:
         yield
     except ConnectionError as error:
+        if not through_client or _answers():
+            raise
         reason = " ".join(str(error).split())
         msg = f"the Ray cluster cannot be reached any more ({reason}); run the same command again, it will go on"
         raise CacheError(msg) from error
@@ -215,6 +221,16 @@ def _connected() -> bool:
     import ray
 
     return bool(ray.is_initialized())
+
+
+def _answers() -> bool:
+    """Tell whether the cluster takes an object: Ray's client may think it is there when its channel has gone."""
+    import ray
+
+    try:
+        return _connected() and ray.put(None) is not None
+    except ConnectionError:
+        return False
 
 
 def _require_answer(address: str) -> None:

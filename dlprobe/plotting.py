@@ -100,7 +100,7 @@ def panels(
 def figure_of(ax: Axes) -> Figure:
     """Return the figure that axes stand on."""
     figure = ax.get_figure(root=True)
-    if figure is None:  # pragma: no cover - axes that were removed from their figure
+    if figure is None:
         msg = "the axes belong to no figure; draw on new ones"
         raise ValueError(msg)
     return figure

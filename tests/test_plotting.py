@@ -29,6 +29,13 @@ def lightness(colour):
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
+def test_axes_that_were_removed_are_refused():
+    ax = plotting.axes()
+    ax.remove()
+    with pytest.raises(ValueError, match="belong to no figure"):
+        plotting.figure_of(ax)
+
+
 def test_importing_it_loads_no_matplotlib_and_drawing_no_pyplot():
     code = (
         "import sys, dlprobe.plotting as p\n"

@@ -202,18 +202,21 @@ def scan(
         max_pixels=max_pixels,
         progress=_offset(progress, len(records)),
     )
-    manifest.noted = tuple(
-        Noted(each.name, each.severity, each.count, _printable(each.detail))
-        for each in (*about_images, *audited)
-        if each.severity != "info"
-    )
-    findings = [*about_images, *about_files, *audited]
+    manifest.noted = _noted([*about_images, *audited])
+    findings = [_told(each) for each in (*about_images, *about_files, *audited)]
     rejects = [item._replace(path=_printable(item.path), reason=_printable(item.reason)) for item in rejects]
-    findings = [
-        replace(each, detail=_printable(each.detail), examples=tuple(map(_printable, each.examples)))
-        for each in findings
-    ]
     return ScanResult(manifest, rejects, findings, ignored, len(files), listed)
+
+
+def _told(finding: Finding) -> Finding:
+    """Return a finding as it can be printed, whatever files are called."""
+    return replace(finding, detail=_printable(finding.detail), examples=tuple(map(_printable, finding.examples)))
+
+
+def _noted(findings: Iterable[Finding]) -> tuple[Noted, ...]:
+    """Return what a manifest carries of the findings on its images: all but information."""
+    told = (_told(each) for each in findings if each.severity != "info")
+    return tuple(Noted(each.name, each.severity, each.count, each.detail) for each in told)
 
 
 def _require_options(name: str, read: Layout, given: Mapping[str, object]) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dlprobe.backbones import load_backbone
+from dlprobe.extraction import extract
+
 PROJECTION = Path(__file__).with_name("projection.py")
 
 
@@ -30,6 +33,26 @@ def manifest(projection, tmp_path_factory):
 def backbone(projection):
     """Return the test backbone."""
     return projection.Projection()
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Return a backbone that every process can import."""
+    return load_backbone("residual:srm", window_px=56)
+
+
+@pytest.fixture(scope="session")
+def images(projection, tmp_path_factory):
+    """Return the manifest of twenty images."""
+    return projection.write_images(tmp_path_factory.mktemp("images"), projection.SIZES * 2)
+
+
+@pytest.fixture(scope="session")
+def alone(images, model, tmp_path_factory):
+    """Return the folder of what this process extracts alone, with the settings of the tests of Ray."""
+    path = tmp_path_factory.mktemp("alone") / "cache"
+    extract(images, model, path, stride_px=40, block_windows=2)
+    return path
 
 
 @pytest.fixture

@@ -44,25 +44,6 @@ def disconnected():
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def model():
-    """Return a backbone that every process can import."""
-    return load_backbone("residual:srm", window_px=56)
-
-
-@pytest.fixture(scope="module")
-def images(projection, tmp_path_factory):
-    return projection.write_images(tmp_path_factory.mktemp("images"), projection.SIZES * 2)
-
-
-@pytest.fixture(scope="module")
-def alone(images, model, tmp_path_factory):
-    """Return the folder of what this process extracts alone."""
-    path = tmp_path_factory.mktemp("alone") / "cache"
-    extract(images, model, path, **SETTINGS)
-    return path
-
-
 def workers():
     """Return the processes of the actors."""
     found = []

@@ -11,7 +11,6 @@ import time
 import psutil
 import pytest
 
-from dlprobe.backbones import load_backbone
 from dlprobe.cache import open_cache
 from dlprobe.errors import BackboneError, CacheError, ExtraError
 from dlprobe.extraction import RayRunner, extract
@@ -99,23 +98,6 @@ def new_head(monkeypatch):
         ray.shutdown()
         for head in heads:
             head.end()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_backbone("residual:srm", window_px=56)
-
-
-@pytest.fixture(scope="module")
-def images(projection, tmp_path_factory):
-    return projection.write_images(tmp_path_factory.mktemp("images"), projection.SIZES * 2)
-
-
-@pytest.fixture(scope="module")
-def alone(images, model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("alone") / "cache"
-    extract(images, model, path, **SETTINGS)
-    return path
 
 
 @pytest.mark.slow

@@ -178,6 +178,27 @@ def test_only_a_cluster_that_has_gone_is_said_to_have_gone(monkeypatch, *, throu
         raise BrokenPipeError(errno.EPIPE, "gone away")
 
 
+def test_a_client_that_was_lost_before_is_no_hindrance(monkeypatch):
+    import ray
+    from ray.util import client
+
+    class Lost:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    lost, context = Lost(), client.ray.get_context()
+    monkeypatch.setattr(context, "client_worker", lost)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None if context.client_worker is None else pytest.fail("connected"))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(runners, "_require_answer", lambda _address: None)
+    with RayRunner(address="ray://127.0.0.1:1", workers=1)._cluster() as own:
+        assert own is False
+    assert lost.closed
+
+
 def test_only_what_was_waited_is_said(monkeypatch):
     for room, words in ((1, "the Ray cluster has room for 1 workers"), (9, "others hold the Ray cluster")):
         monkeypatch.setattr(runners, "_room", lambda _needs, room=room: room)

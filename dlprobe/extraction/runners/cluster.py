@@ -171,6 +171,8 @@ class RayRunner:
         own = {"include_dashboard": False, "num_cpus": self._own_cpus()} if address == "local" else {}
         try:
             _require_answer(address)
+            if not ray.is_initialized():
+                _forget_lost_client()
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
@@ -231,6 +233,13 @@ def _answers() -> bool:
         return _connected() and ray.put(None) is not None
     except ConnectionError:
         return False
+
+
+def _forget_lost_client() -> None:
+    """Drop a client whose cluster has gone: Ray says that nothing is connected, and still refuses another."""
+    from ray.util import client
+
+    client.ray.get_context().disconnect()
 
 
 def _require_answer(address: str) -> None:

@@ -26,7 +26,7 @@ PrecisionOpt = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="'float32', 'bfloat16' or 'auto': bfloat16 on CUDA, and with openvino where the CPU has it.",
+        help="'float32', 'bfloat16' or 'auto': bfloat16 on a GPU that has it, and with openvino on a CPU that has it.",
     ),
 ]
 BatchOpt = Annotated[int | None, typer.Option("--batch-size", min=1, help="Windows per forward pass.")]

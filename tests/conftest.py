@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from dlprobe.backbones import load_backbone
 from dlprobe.data import scan
@@ -24,6 +25,15 @@ SETTINGS = FitSettings(
     baseline_c=(0.01,),
     baseline_patches=1500,
 )
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a CUDA device where there is none, also when it is asked for by name."""
+    if not torch.cuda.is_available():
+        absent = pytest.mark.skip(reason="no CUDA device")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(absent)
 
 
 @pytest.fixture(scope="session")

@@ -54,8 +54,8 @@ def load_backbone(
     engine : {"torch", "openvino"}
         What computes the network; no part of the identity.
     precision : str
-        ``auto`` (bfloat16 on CUDA, and under OpenVINO on a CPU that has it; else float32), ``float32``, ``bfloat16`` or
-        ``float16``.
+        ``auto`` (bfloat16 on a GPU that has it, and under OpenVINO on a CPU that has it; else float32), ``float32``,
+        ``bfloat16`` or ``float16``.
     layers : sequence of int
         Blocks, from 0, or from the end with -1; their tokens are concatenated on the feature axis in ascending order.
     norm : bool

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from dlprobe.errors import MetricError
+from dlprobe.metrics.draws import coins, draws
 
 if TYPE_CHECKING:
-    from collections.abc import ItemsView, Iterable, Iterator, Sequence
+    from collections.abc import ItemsView, Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 MIN_SOURCES = 8
 #: Up to here all sign patterns are tried.
 EXACT_SOURCES = 16
-#: Rows and resamples are worked through in chunks of about this many numbers, to bound memory.
+#: Rows are worked through in chunks of about this many numbers, to bound memory.
 _CHUNK_NUMBERS = 4_000_000
 
 
@@ -92,16 +93,21 @@ def source_means(values: ArrayLike, sources: Sequence[str] | NDArray[np.str_]) -
     sources : sequence of str, length n
         The source_id of each.
     """
-    numbers = np.asarray(values, np.float64)
     names, index = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
+    return dict(zip(names.tolist(), means_of(values, index, names.size).tolist(), strict=True))
+
+
+def means_of(values: ArrayLike, index: NDArray[np.intp], size: int) -> NDArray[np.float64]:
+    """Return `source_means` of sources that have numbers below `size` for names, shape (size,)."""
+    numbers = np.asarray(values, np.float64)
     if numbers.shape != index.shape:
         msg = f"{numbers.size} values and {index.size} source_ids do not belong together; pass one source_id a value"
         raise MetricError(msg)
     there = ~np.isnan(numbers)
-    sums = np.bincount(index[there], numbers[there], minlength=names.size)
-    counts = np.bincount(index[there], minlength=names.size)
-    means = np.divide(sums, counts, out=np.full(names.size, np.nan), where=counts > 0)
-    return dict(zip(names.tolist(), means.tolist(), strict=True))
+    sums = np.bincount(index[there], numbers[there], minlength=size)
+    counts = np.bincount(index[there], minlength=size)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+    return means
 
 
 def bootstrap_mean(
@@ -221,16 +227,15 @@ def studentized_intervals(
     _check_level(level, resamples)
     if n < MIN_SOURCES:
         return np.full(rows, np.nan), np.full(rows, np.nan)
-    weights = np.ones((rows, n)) if denominators is None else np.asarray(denominators, np.float64)
-    ratio = numerators.sum(axis=1) / weights.sum(axis=1)
-    kept = list(_draws(n, resamples, seed)) if n * resamples <= _CHUNK_NUMBERS else None
+    weights = None if denominators is None else np.asarray(denominators, np.float64)
+    ratio = numerators.mean(axis=1) if weights is None else numerators.sum(axis=1) / weights.sum(axis=1)
     chunk = max(1, _CHUNK_NUMBERS // resamples)
     ends = []
     for part in (slice(at, at + chunk) for at in range(0, rows, chunk)):
-        blocks = kept if kept is not None else _draws(n, resamples, seed)
-        ends.append(_ends(numerators[part], weights[part], ratio[part], blocks, 1 - level))
+        own = None if weights is None else weights[part]
+        ends.append(_ends(numerators[part], own, ratio[part], draws(n, resamples, seed), 1 - level))
     low, high = np.concatenate(ends, axis=1) if ends else np.empty((2, 0))
-    equal = np.ptp(numerators / weights, axis=1) == 0
+    equal = np.ptp(numerators if weights is None else numerators / weights, axis=1) == 0
     low, high = np.where(equal, ratio, low), np.where(equal, ratio, high)
     if bounds is None:
         return low, high
@@ -293,8 +298,8 @@ def sign_flip_p(differences: ArrayLike, *, resamples: int = 9999, seed: int = 0)
         for value in d:
             sums = np.concatenate((sums + value, sums - value))
         return float(np.mean(np.abs(sums) >= observed))
-    signs = np.random.default_rng(seed).integers(0, 2, size=(resamples, d.size)) * 2.0 - 1.0
-    return float((1 + np.count_nonzero(np.abs(signs @ d) >= observed)) / (1 + resamples))
+    hits = sum(np.count_nonzero(np.abs(signs @ d) >= observed) for signs in coins(d.size, resamples, seed))
+    return float((1 + hits) / (1 + resamples))
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -314,43 +319,34 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield how often each of n sources is drawn in each resample, in blocks of bounded size, shape (block, n)."""
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK_NUMBERS // n)
-    for at in range(0, resamples, step):
-        block = min(step, resamples - at)
-        drawn = rng.integers(0, n, size=(block, n)) + n * np.arange(block)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
-
-
 def _ends(
     numerators: NDArray[np.float64],
-    weights: NDArray[np.float64],
+    weights: NDArray[np.float64] | None,
     ratio: NDArray[np.float64],
     blocks: Iterable[NDArray[np.float64]],
     alpha: float,
 ) -> NDArray[np.float64]:
     """Return the ends of the interval of each row, shape (2, rows)."""
     # Relative to the sample's ratio, so that sums of squares do not cancel.
-    residuals = numerators - ratio[:, None] * weights
-    t = np.concatenate([_studentized(residuals, weights, draws) for draws in blocks])
+    residuals = numerators - ratio[:, None] * (1.0 if weights is None else weights)
+    t = np.concatenate([_studentized(residuals, weights, drawn) for drawn in blocks])
     at = max(round((len(t) + 1) * alpha / 2) - 1, 0)
     t.partition((at, len(t) - 1 - at), axis=0)
     n = numerators.shape[1]
-    error = np.sqrt((residuals**2).sum(axis=1) * n / (n - 1)) / weights.sum(axis=1)
+    error = np.sqrt((residuals**2).sum(axis=1) * n / (n - 1)) / (n if weights is None else weights.sum(axis=1))
     return np.stack((ratio - t[len(t) - 1 - at] * error, ratio - t[at] * error))
 
 
 def _studentized(
-    residuals: NDArray[np.float64], weights: NDArray[np.float64], draws: NDArray[np.float64]
+    residuals: NDArray[np.float64], weights: NDArray[np.float64] | None, drawn: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return t* of each resample and row, shape (resamples, rows)."""
     n = residuals.shape[1]
-    total = draws @ weights.T
-    shift = draws @ residuals.T / total
-    squares = draws @ (residuals**2).T - 2 * shift * (draws @ (residuals * weights).T)
-    squares += shift**2 * (draws @ (weights**2).T)
+    sums = drawn @ residuals.T
+    total = n if weights is None else drawn @ weights.T
+    shift = sums / total
+    squares = drawn @ (residuals**2).T - 2 * shift * (sums if weights is None else drawn @ (residuals * weights).T)
+    squares += shift**2 * (n if weights is None else drawn @ (weights**2).T)
     floor = (residuals**2).sum(axis=1) / n
     error = np.sqrt(np.maximum(squares, floor) * n / (n - 1)) / total
     t: NDArray[np.float64] = np.divide(shift, error, out=np.zeros_like(shift), where=error > 0)

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from dlprobe.data.labels import TRUTH_SCHEME
-from dlprobe.metrics import bootstrap_mean, holm, paired_difference, seed_spread, source_means
+from dlprobe.metrics import bootstrap_mean, holm, paired_difference, seed_spread
+from dlprobe.studies.columns import ScoreColumns
 from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.fitting.scoring import EVERYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 #: Variants with a region to find, and variants that must stay unmarked.
 FAKE_VARIANTS = ("sp", "fr")
@@ -90,28 +94,33 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         value and its interval are those of the mean over seeds of each source; ``seeds`` is their number, ``seed_sd``
         their spread (see `dlprobe.metrics.SeedSpread`) and ``sampling_error`` that of sources, both NaN with one seed.
     """
+    images = images.reset_index(drop=True)
+    columns, grid = ScoreColumns(images, METHOD_KEY), grid_of(images)
+    settings = images["setting"].to_numpy()
     records = []
     for kind, rows in kinds(images):
         fake = rows["variant"].iloc[0] in FAKE_VARIANTS
+        parts = columns.parts(rows.index.to_numpy())
+        everything = next((part for (_, method, _), part in parts.items() if method == EVERYTHING), None)
         for metric in FAKE_METRICS if fake else AUTHENTIC_METRICS:
-            if metric not in rows:
+            if metric not in columns:
                 continue
-            baseline = _mean(rows[rows["method"] == EVERYTHING], metric)
-            for key, part in rows.groupby(METHOD_KEY, sort=False):
-                interval = bootstrap_mean(_by_source(part, metric), seed=seed, bounds=(0, 1))
+            baseline = float("nan") if everything is None else _mean(columns.by_source(everything, metric))
+            for key, part in parts.items():
+                interval = bootstrap_mean(columns.by_source(part, metric), seed=seed, bounds=(0, 1))
                 records.append(
                     {
                         "kind": kind,
                         **dict(zip(METHOD_KEY, key, strict=True)),
-                        "metric": f"{metric}@{grid_of(images)}",
+                        "metric": f"{metric}@{grid}",
                         "value": interval.estimate,
                         "low": interval.low,
                         "high": interval.high,
                         "n_sources": interval.n,
-                        "n_images": part.loc[part[metric].notna(), ["dataset", "path"]].drop_duplicates().shape[0],
+                        "n_images": columns.n_files(part, metric),
                         "everything": baseline,
-                        **_spread(part, metric),
-                        "setting": _settings(part),
+                        **_spread(columns, part, metric),
+                        "setting": "; ".join(sorted({str(setting) for setting in settings[part] if setting})),
                     }
                 )
     return pd.DataFrame.from_records(records)
@@ -179,20 +188,22 @@ def compare(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     seed : int
         Of resampling and sign flips.
     """
-    by_kind = dict(kinds(images))
+    images = images.reset_index(drop=True)
+    columns, grid = ScoreColumns(images, METHOD_KEY), grid_of(images)
+    by_kind = {kind: columns.parts(rows.index.to_numpy()) for kind, rows in kinds(images)}
     records = []
     for plan in planned_comparisons(images):
-        rows = by_kind[plan.kind].set_index(METHOD_KEY).sort_index()
-        if plan.left not in rows.index or plan.right not in rows.index:
+        parts = by_kind[plan.kind]
+        if plan.left not in parts or plan.right not in parts:
             continue
-        left, right = (_by_source(rows.loc[[side]], plan.metric) for side in (plan.left, plan.right))
+        left, right = (columns.by_source(parts[side], plan.metric) for side in (plan.left, plan.right))
         found = paired_difference(left, right, seed=seed, bounds=(-1, 1))
         records.append(
             {
                 "model": plan.right[0],
                 "comparison": plan.name,
                 "kind": plan.kind,
-                "metric": f"{plan.metric}@{grid_of(images)}",
+                "metric": f"{plan.metric}@{grid}",
                 "difference": found.estimate,
                 "low": found.low,
                 "high": found.high,
@@ -347,28 +358,19 @@ def with_interval(value: float, low: float, high: float, *, signed: bool = False
     return f"{value:{form}}" if pd.isna(low) else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def _by_source(rows: pd.DataFrame, metric: str) -> dict[str, float]:
-    return source_means(rows[metric].to_numpy(dtype=float), rows["source_id"].to_numpy(dtype=str))
+def _mean(values: NDArray[np.float64]) -> float:
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else float("nan")
 
 
-def _mean(rows: pd.DataFrame, metric: str) -> float:
-    first = rows[rows["model"] == rows["model"].iloc[0]] if len(rows) else rows
-    values = [value for value in _by_source(first, metric).values() if value == value]  # noqa: PLR0124 (drops NaN)
-    return sum(values) / len(values) if values else float("nan")
-
-
-def _spread(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+def _spread(columns: ScoreColumns, rows: NDArray[np.intp], metric: str) -> dict[str, float]:
     """Return the number of seeds, their spread and that of sources."""
-    seeds = list(dict.fromkeys(rows["seed"])) if "seed" in rows else [0]
-    nothing = {"seeds": len(seeds), "seed_sd": float("nan"), "sampling_error": float("nan")}
-    if len(seeds) < 2:
+    of_seeds = columns.of_seeds(rows)
+    nothing = {"seeds": len(of_seeds), "seed_sd": float("nan"), "sampling_error": float("nan")}
+    if len(of_seeds) < 2:
         return nothing
-    table = pd.DataFrame({seed: _by_source(rows[rows["seed"] == seed], metric) for seed in seeds}).dropna()
-    if len(table) < 2:
+    table = np.stack([columns.by_source(part, metric) for part in of_seeds])
+    if (~np.isnan(table).any(axis=0)).sum() < 2:
         return nothing
-    found = seed_spread(table.to_numpy().T)
+    found = seed_spread(table)
     return {"seeds": found.seeds, "seed_sd": found.seed_sd, "sampling_error": found.sampling_error}
-
-
-def _settings(rows: pd.DataFrame) -> str:
-    return "; ".join(sorted({str(setting) for setting in rows["setting"] if setting}))

@@ -1,19 +1,21 @@
 """Every engine gives the embeddings of float32 torch: closely in float32, within its precision in bfloat16."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from dlprobe.backbones import load_backbone
-from dlprobe.backbones.engines import torch_engine
+from dlprobe.backbones.base import LoadRequest
+from dlprobe.backbones.engines import choosing, torch_engine
 from dlprobe.backbones.engines.batching import find_batch_size
-from dlprobe.backbones.engines.choosing import choose_device
 from dlprobe.backbones.engines.copying import to_device
 from dlprobe.backbones.engines.torch_engine import TorchEngine
 from dlprobe.backbones.weights.perturbed import build_quietly, perturb
@@ -260,7 +262,7 @@ def test_a_machine_without_a_compiler_is_one_line(tmp_path):
 
 
 def test_a_device_is_named_as_its_tensors_are(monkeypatch):
-    assert choose_device("auto" if not torch.cuda.is_available() else "cpu") == torch.empty(0).device
+    assert choosing.choose_device("auto" if not torch.cuda.is_available() else "cpu") == torch.empty(0).device
 
     class Empty:
         def __init__(self, _size, device):
@@ -269,8 +271,22 @@ def test_a_device_is_named_as_its_tensors_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "empty", Empty)
     for name in ("auto", "cuda", "cuda:0"):
-        assert choose_device(name) == torch.device("cuda", 0)
-    assert choose_device("cuda:1") == torch.device("cuda", 1)
+        assert choosing.choose_device(name) == torch.device("cuda", 0)
+    assert choosing.choose_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(("native", "settled"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_takes_bfloat16_only_on_a_gpu_that_does_not_emulate_it(monkeypatch, native, settled):
+    gpu = torch.device("cuda", 1)
+    asked = []
+    monkeypatch.setattr(choosing, "choose_device", lambda name: gpu)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext(asked.append(device)))
+    # Turing says yes when emulation counts
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    request = LoadRequest(model="vit", device="cuda:1")
+    assert choosing.choose_execution(request, "vit")[1].precision == settled
+    assert asked == [gpu]
+    assert choosing.choose_execution(replace(request, precision="bfloat16"), "vit")[1].precision == "bfloat16"
 
 
 def test_what_lies_on_a_device_is_not_pinned():

@@ -21,18 +21,11 @@ from dlprobe.extraction import RayRunner, estimate, extract, plan, recheck, repa
 from dlprobe.extraction.embedding import encode, moments, run_backbone, start_batch
 from dlprobe.extraction.estimating import windows_per_s
 
-ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 SETTINGS = {"stride_px": 40, "block_windows": 4}
 SIDE = 64
 
 
-def on_cuda(test):
-    for mark in ON_CUDA:
-        test = mark(test)
-    return test
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=ON_CUDA)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     return request.param
 
@@ -90,7 +83,7 @@ def test_what_is_stored_of_a_batch_is_what_the_host_would_store(device, dtype):
             np.testing.assert_allclose(found.arrays["moments"], sums, rtol=1e-6, atol=1e-5)
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_float32_is_the_cpu_s_and_bfloat16_near(manifest, tmp_path):
     found = {}
     for name, options in {
@@ -108,7 +101,7 @@ def test_float32_is_the_cpu_s_and_bfloat16_near(manifest, tmp_path):
     assert apart(found["float16"], found["cpu"]) < 3e-2
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_float32_is_not_tf32_where_the_process_allows_it():
     exact = run_backbone(load("cpu"), noise(4))[0]
     network = load("cuda", precision="float32")
@@ -152,7 +145,7 @@ def test_what_is_damaged_comes_back_and_what_is_sound_is_recognised(device, mani
     assert tree(tmp_path / "cache") == before
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_the_batch_size_is_found_and_used_again(manifest, tmp_path):
     backbone = load("cuda")
     assert backbone.automatic_batch
@@ -163,7 +156,7 @@ def test_the_batch_size_is_found_and_used_again(manifest, tmp_path):
     assert extract(manifest, backbone, tmp_path / "cache", **settings).done == 0
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_where_memory_ends_the_batch_is_smaller_and_memory_comes_back():
     backbone = load("cuda", window_px=512)  # a batch of 512 takes 1.6 GB for its pixels alone
     release_memory()
@@ -210,7 +203,7 @@ def test_gradients_reach_the_network(device):
     assert sum(p.grad is not None for p in backbone.network.parameters()) > 100
 
 
-@on_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_compiled_blocks_give_what_others_give(precision, manifest, tmp_path):
     plain, compiled = (load("cuda", precision=precision, batch_size=4, compiled=flag) for flag in (False, True))
@@ -220,7 +213,7 @@ def test_compiled_blocks_give_what_others_give(precision, manifest, tmp_path):
     assert open_cache(tmp_path / "cache").verify() == []
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_a_second_device_is_used_where_it_is_named():
     if torch.cuda.device_count() < 2:
         pytest.skip("one CUDA device alone")
@@ -233,7 +226,7 @@ def test_a_second_device_is_used_where_it_is_named():
     assert apart(found.arrays["embeddings"], expected.arrays["embeddings"]) < 3e-2
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_a_worker_of_ray_computes_on_its_device(manifest, tmp_path, tree):
     pytest.importorskip("ray")
     backbone = load("cuda", batch_size=3)
@@ -242,7 +235,7 @@ def test_a_worker_of_ray_computes_on_its_device(manifest, tmp_path, tree):
     assert tree(tmp_path / "cache") == tree(tmp_path / "alone")
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_the_doctor_finds_no_fault():
     from dlprobe.doctor.engines import compare_engines
     from dlprobe.doctor.rates import gemm_rates
@@ -252,7 +245,7 @@ def test_the_doctor_finds_no_fault():
     assert sum("cuda" in finding.topic for finding in found) == 6
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_the_benchmark_runs():
     script = Path(__file__).parents[2] / "benchmarks" / "extract.py"
     run = subprocess.run([sys.executable, script, "--quick"], capture_output=True, text=True, check=False, timeout=600)

@@ -152,6 +152,25 @@ def test_one_kind_of_image_alone_is_no_error(protocol, kind):
     assert all(np.isnan(values[name]) or np.isfinite(interval.estimate) for name, interval in intervals.items())
 
 
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_images_may_come_by_column(protocol):
+    sources, _, rows = table(protocol)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    np.testing.assert_equal(aggregate(columns, protocol), aggregate(rows, protocol))
+    options = {"resamples": 99}
+    found = aggregate_intervals(columns, sources, protocol, **options)
+    np.testing.assert_equal(found, aggregate_intervals(rows, sources, protocol, **options))
+
+
+def test_columns_of_unequal_length_are_refused():
+    _, _, rows = table("dlprobe")
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    with pytest.raises(MetricError, match="the columns tp and mask_share differ in shape"):
+        aggregate({**columns, "tp": columns["tp"][1:]})
+    with pytest.raises(MetricError, match="no rows"):
+        aggregate({name: [] for name in columns})
+
+
 def test_rows_that_do_not_belong_together_are_refused():
     _, _, rows = table("dlprobe")
     other = table("tgif")[2]

@@ -14,6 +14,7 @@ from dlprobe.metrics import (
     source_means,
     studentized_intervals,
 )
+from dlprobe.metrics.draws import coins, draws
 
 # Beta(.5, 2) is how F1 by source looks under a weak probe: skewed, in [0, 1], many values near 0.
 NOISE = {
@@ -100,8 +101,32 @@ def test_a_row_among_many_has_the_interval_it_has_alone():
 def test_many_sources_are_resampled_in_blocks_to_the_same_end(monkeypatch):
     values = np.random.default_rng(0).exponential(size=(3, 40))
     whole = studentized_intervals(values, resamples=999)
+    p = sign_flip_p(values[0] - 1, resamples=999)
     monkeypatch.setattr("dlprobe.metrics.statistics._CHUNK_NUMBERS", 1500)
+    monkeypatch.setattr("dlprobe.metrics.draws._BLOCK_NUMBERS", 1500)
+    monkeypatch.setattr("dlprobe.metrics.draws._KEPT_NUMBERS", 0)
+    assert len(list(draws(40, 999, 0))) == len(list(coins(40, 999, 0))) == 27
     np.testing.assert_allclose(studentized_intervals(values, resamples=999), whole, rtol=1e-12)
+    assert sign_flip_p(values[0] - 1, resamples=999) == p
+
+
+@pytest.mark.parametrize("kind", [draws, coins])
+def test_what_is_kept_is_what_would_be_drawn_again(kind, monkeypatch):
+    kept = [np.concatenate(list(kind(12, 500, seed))) for seed in (0, 1, 2, 0)]
+    monkeypatch.setattr("dlprobe.metrics.draws._KEPT_NUMBERS", 0)
+    for seed, found in zip((0, 1, 2, 0), kept, strict=True):
+        np.testing.assert_array_equal(np.concatenate(list(kind(12, 500, seed))), found)
+    assert not np.array_equal(kept[0], kept[1])
+
+
+def test_sources_are_drawn_with_replacement_and_coins_are_fair():
+    drawn, signs = (np.concatenate(list(kind(20, 5000, 0))) for kind in (draws, coins))
+    assert (drawn.sum(axis=1) == 20).all()
+    assert stats.chisquare(drawn.sum(axis=0)).pvalue > 0.001
+    # how often one source is drawn is binomial: of mean 1 and variance 1 - 1/n
+    assert drawn.var() == pytest.approx(0.95, rel=0.02)
+    assert set(np.unique(signs)) == {-1.0, 1.0}
+    assert abs(signs.mean()) < 4 / np.sqrt(signs.size)
 
 
 def test_interval_agrees_with_a_naive_bootstrap_t():

@@ -94,7 +94,7 @@ def _openvino_device(request: LoadRequest) -> torch.device:
 
 
 def _precision(request: LoadRequest, device: torch.device) -> str:
-    """Return the precision: with ``auto`` bfloat16 on CUDA, and under OpenVINO where the CPU has it, else float32."""
+    """Return the precision: with ``auto`` bfloat16 on a GPU, and under OpenVINO on a CPU, that has it, else float32."""
     precision = request.precision
     if precision not in {"auto", *PRECISIONS}:
         msg = f"no precision {precision!r}; write auto, {', '.join(PRECISIONS)} (--precision)"
@@ -110,8 +110,14 @@ def _precision(request: LoadRequest, device: torch.device) -> str:
             raise BackboneError(msg)
         return ("bfloat16" if has_bfloat16() else "float32") if precision == "auto" else precision
     if precision == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
+        return "bfloat16" if device.type == "cuda" and _gpu_has_bfloat16(device) else "float32"
     return precision
+
+
+def _gpu_has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a GPU computes in bfloat16 rather than emulate it: NVIDIA's do from Ampere on, AMD's all."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _cuda_names() -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -10,11 +11,11 @@ from dlprobe.errors import MetricError
 from dlprobe.metrics.protocols.base import PROTOCOLS, check_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from dlprobe.metrics.statistics import Interval
+
+    Rows: TypeAlias = Sequence[Mapping[str, float]] | Mapping[str, ArrayLike]
 
 
 def evaluate_map(
@@ -57,14 +58,15 @@ def evaluate_map(
     return PROTOCOLS[protocol].score_map(check_pair(score, mask, ignore), threshold)
 
 
-def aggregate(rows: Sequence[Mapping[str, float]], protocol: str = "dlprobe") -> dict[str, float]:
+def aggregate(rows: Rows, protocol: str = "dlprobe") -> dict[str, float]:
     """Reduce the rows of many images to one number a metric, as the protocol averages.
 
     Parameters
     ----------
-    rows : sequence of mapping
-        What `evaluate_map` returned, under the same protocol. ``image_score`` and ``image_flagged`` may have been
-        replaced (by the 99th percentile on the processed-size map, and by another policy for images).
+    rows : sequence of mapping, or mapping of str to array_like, shape (n,)
+        What `evaluate_map` returned, by image or by column, under the same protocol. ``image_score`` and
+        ``image_flagged`` may have been replaced (by the 99th percentile on the processed-size map, and by another
+        policy for images).
     protocol : str
         A name in `PROTOCOLS`.
 
@@ -78,7 +80,7 @@ def aggregate(rows: Sequence[Mapping[str, float]], protocol: str = "dlprobe") ->
 
 
 def aggregate_intervals(
-    rows: Sequence[Mapping[str, float]],
+    rows: Rows,
     sources: Sequence[str],
     protocol: str = "dlprobe",
     *,
@@ -90,8 +92,8 @@ def aggregate_intervals(
 
     Parameters
     ----------
-    rows : sequence of mapping
-        What `evaluate_map` returned.
+    rows : sequence of mapping, or mapping of str to array_like, shape (n,)
+        What `evaluate_map` returned, by image or by column.
     sources : sequence of str
         The source_id of each row's image.
     protocol : str
@@ -110,22 +112,33 @@ def aggregate_intervals(
     (`median_interval`). AUCs and the like of image scores: `jackknife_interval`. All are cut to [0, 1].
     """
     columns, names = _columns(rows), np.asarray(sources, dtype=str)
-    if names.size != len(rows):
-        msg = f"{len(rows)} rows and {names.size} source_ids do not belong together; pass one source_id a row"
+    n_rows = columns["mask_share"].size
+    if names.size != n_rows:
+        msg = f"{n_rows} rows and {names.size} source_ids do not belong together; pass one source_id a row"
         raise MetricError(msg)
     settings = {"level": level, "resamples": resamples, "seed": seed, "bounds": (0.0, 1.0)}
     found = {name: average.interval(columns, names, settings) for name, average in PROTOCOLS[protocol].averages.items()}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
-    if not rows:
+def _columns(rows: Rows) -> dict[str, NDArray[np.float64]]:
+    columns = {name: np.asarray(values, np.float64) for name, values in _by_column(rows).items()}
+    if not columns or not columns["mask_share"].size:
         msg = "there are no rows to aggregate; score at least one image"
         raise MetricError(msg)
-    keys = set(rows[0])
+    if odd := [name for name, values in columns.items() if values.shape != columns["mask_share"].shape]:
+        msg = f"the columns {', '.join(odd)} and mask_share differ in shape; pass one number an image in each"
+        raise MetricError(msg)
+    return columns
+
+
+def _by_column(rows: Rows) -> Mapping[str, ArrayLike]:
+    if isinstance(rows, Mapping):
+        return rows
+    keys = list(rows[0]) if rows else []
     for at, row in enumerate(rows):
-        if set(row) != keys:
-            odd = ", ".join(sorted(keys ^ set(row)))
+        if row.keys() != rows[0].keys():
+            odd = ", ".join(sorted(row.keys() ^ rows[0].keys()))
             msg = f"row {at} and row 0 do not share the columns {odd}; score all images under one protocol"
             raise MetricError(msg)
-    return {key: np.array([row[key] for row in rows], np.float64) for key in rows[0]}
+    return {key: [row[key] for row in rows] for key in keys}

@@ -209,8 +209,8 @@ def difference(values: NDArray[np.float64], sources: pd.Series, settings: Evalua
     )
 
 
-def _dicts(table: pd.DataFrame) -> list[dict[str, float]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+def _columns(table: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    return {str(name): column.to_numpy(np.float64) for name, column in table.items()}
 
 
 def _by_source(values: NDArray[np.float64], sources: pd.Series) -> dict[str, float]:
@@ -221,8 +221,9 @@ def _records(
     kind: str, own: Scored, joined: Scored, yardstick: Yardstick, settings: EvaluateSettings
 ) -> list[dict[str, object]]:
     label, name = yardstick.label, yardstick.protocol.name
-    rows, names = _dicts(joined.rows[label]), joined.frame["source_id"].tolist()
-    values, everything = aggregate(rows, name), aggregate(_dicts(joined.everything[label]), name)
+    rows, names = _columns(joined.rows[label]), joined.frame["source_id"].to_numpy(dtype=str)
+    values, everything = aggregate(rows, name), aggregate(_columns(joined.everything[label]), name)
+    n_sources = own.frame["source_id"].nunique()
     intervals = aggregate_intervals(
         rows, names, name, level=settings.level, resamples=settings.resamples, seed=settings.seed
     )
@@ -243,7 +244,7 @@ def _records(
                 "everything": everything[metric],
                 "oracle": metric.startswith(_ORACLES),
                 "threshold": yardstick.threshold,
-                "n_sources": own.frame["source_id"].nunique(),
+                "n_sources": n_sources,
                 "n_images": len(own.frame),
             }
         )

@@ -53,7 +53,7 @@ def scan(
 ) -> None:
     """Read a data set's layout, look for faults, and write the manifest."""
     from dlprobe.data import scan as run
-    from dlprobe.data.manifest import require_target
+    from dlprobe.data.manifest import require_target, table_root
 
     settings: dict[str, object] = {"seed": seed, **pixel_limit(max_pixels)}
     settings |= {"mask_inverted": mask_inverted, "mask_resize": mask_resize}
@@ -62,7 +62,7 @@ def scan(
     shorthands = {"variant": variant, "dataset": dataset}
     options = _layout_options(option or (), shorthands, reserved=tuple(signature(run).parameters))
     if root.exists():  # said before the work, not after it
-        require_target(out, root if root.is_dir() else root.parent)
+        require_target(out, root if root.is_dir() else table_root(root))
     expect_damage()
     with progress_bar("scan", "images") as progress:
         result = run(root, layout, progress=progress, **settings, **options)

@@ -234,6 +234,20 @@ def crossing_sources(frame: pd.DataFrame) -> list[str]:
     return sorted(str(name) for name in counts[counts > 1].index)
 
 
+def table_root(path: Path) -> Path:
+    """Return the folder that the paths of a table are relative to: the one that a manifest names, else the table's."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix != ".parquet":
+        return path.parent
+    try:
+        stored: str = (pq.read_schema(path).metadata or {}).get(_ROOT_KEY, b".").decode()
+    except (pa.ArrowException, OSError):  # whoever reads the table says what is wrong with it
+        return path.parent
+    return path.parent / stored
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """Return a CSV file as text columns; raise `DataError` if it is none."""
     try:

@@ -27,7 +27,7 @@ from dlprobe.data.images import (
 )
 from dlprobe.data.layouts import LAYOUTS, Finding, Guess, Ignored, Record, Reject
 from dlprobe.data.layouts.base import walk
-from dlprobe.data.manifest import MASK_READING, UNSTORABLE, Manifest, Noted
+from dlprobe.data.manifest import MASK_READING, UNSTORABLE, Manifest, Noted, table_root
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
 
@@ -176,7 +176,7 @@ def scan(
     read = LAYOUTS[layout]
     _require_options(layout, read, options)
     found = list(read(place, **options))
-    folder = place if place.is_dir() else place.parent
+    folder = place if place.is_dir() else table_root(place)
     rejects = [item for item in found if isinstance(item, Reject)]
     files = list(walk(place)) if place.is_dir() else []
     records = _sound(found, rejects)

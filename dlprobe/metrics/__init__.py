@@ -32,26 +32,24 @@ from dlprobe.metrics.guarantees import (
     sources_needed,
     worst_by_source,
 )
-from dlprobe.metrics.protocols import PROTOCOLS, Protocol, aggregate, aggregate_intervals, evaluate_map
-from dlprobe.metrics.ranking import BestF1, Ranking, average_precision, best_f1, rank, roc_auc, threshold_for_best_f1
-from dlprobe.metrics.resampling import (
+from dlprobe.metrics.intervals import (
+    Interval,
+    PairedDifference,
     SeedSpread,
+    bootstrap_mean,
+    holm,
     jackknife_interval,
     leave_one_out_interval,
     median_interval,
-    seed_spread,
-)
-from dlprobe.metrics.statistics import (
-    Interval,
-    PairedDifference,
-    bootstrap_mean,
-    holm,
     paired_difference,
     ratio_interval,
+    seed_spread,
     sign_flip_p,
     source_means,
     studentized_intervals,
 )
+from dlprobe.metrics.protocols import PROTOCOLS, Protocol, aggregate, aggregate_intervals, evaluate_map
+from dlprobe.metrics.ranking import BestF1, Ranking, average_precision, best_f1, rank, roc_auc, threshold_for_best_f1
 from dlprobe.metrics.streaming import (
     Bounds,
     LogitHistogram,

@@ -11,9 +11,9 @@ import pandas as pd
 
 from dlprobe.data.labels import TRUTH_SCHEME
 from dlprobe.metrics import bootstrap_mean, holm, paired_difference, seed_spread
-from dlprobe.studies.columns import ScoreColumns
 from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.fitting.scoring import EVERYTHING
+from dlprobe.studies.fitting.scoring.by_source import ScoreColumns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

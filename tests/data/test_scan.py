@@ -242,3 +242,20 @@ def test_walk_follows_links_once_and_leaves_hidden_folders(tmp_path):
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "b").mkdir()
     assert list(walk(tmp_path)) == [".hidden/", "a/x.png"]
+
+
+def test_a_manifest_is_scanned_again_from_wherever_it_lies(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.csv").write_text("path,variant\nphoto.png,real\n")
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(tmp_path / "data" / "photo.png")
+    first = scan(tmp_path / "data").manifest
+    first.write(tmp_path / "elsewhere" / "manifest.parquet")
+    again = scan(tmp_path / "elsewhere" / "manifest.parquet")
+    assert again.rejects == []
+    assert again.manifest.sha256 == first.sha256
+    assert again.manifest.root.resolve() == first.root.resolve()
+    with pytest.raises(DataError, match=f"is a manifest of images in {tmp_path / 'data'}; give the table itself"):
+        scan(tmp_path / "elsewhere")
+    first.write(tmp_path / "data" / "manifest.parquet")  # beside its images it is as good as a table in a folder
+    (tmp_path / "data" / "manifest.csv").unlink()
+    assert scan(tmp_path / "data").manifest.sha256 == first.sha256

@@ -1,6 +1,7 @@
 """What an evaluation computes, keeps, leaves out and says, on a small data set, by the path that a user takes."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from dlprobe.probes import Probe
 from dlprobe.studies import EvaluateSettings, evaluate, read_evaluation
 from dlprobe.studies.evaluation.maps import MapStore, degraded, map_identity, moved_regions
 from dlprobe.studies.evaluation.settings import Condition, conditions, yardsticks
+from dlprobe.studies.evaluation.subjects import choose_subjects
 
 SLIDE = SlidingSettings(stride_px=56)
 GENERATORS = ["", "pca", "telea+pca"]
@@ -212,6 +214,29 @@ def test_sources_that_trained_the_probe_are_left_out_and_said(manifest, tiny_bac
     with pytest.raises(DataError, match="--seen keep"):
         evaluate(own, tiny_backbone, probe, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_photographs_that_trained_the_probe_are_known_under_other_names(manifest, probe):
+    renamed = {name: manifest.frame[name].replace("^(?=.)", "my ", regex=True) for name in ("source_id", "donor_id")}
+    other = Manifest(manifest.frame.assign(**renamed), manifest.root)
+    own, found = (choose_subjects(each, probe, EvaluateSettings(split="all")) for each in (manifest, other))
+    assert len(found.frame) == len(own.frame) < len(manifest)
+    assert set(found.frame["path"]) == set(own.frame["path"])
+    assert [note for note in found.notes if "under other names: the probe's card lists files of the same bytes" in note]
+    assert not [note for note in own.notes if "under other names" in note]
+    with pytest.raises(DataError, match="under other names"):
+        choose_subjects(other, probe, EvaluateSettings(split="all", seen="refuse"))
+
+
+def test_a_card_without_lists_of_files_is_taken_by_its_names_and_lost_files_are_rejects(manifest, probe, tmp_path):
+    lists = {name: value for name, value in probe.card["data"].items() if not name.endswith("_files")}
+    assert len(lists) < len(probe.card["data"])
+    bare = replace(probe, card={**probe.card, "data": lists})
+    settings = EvaluateSettings(split="all")
+    expected = choose_subjects(manifest, probe, settings)
+    assert list(choose_subjects(manifest, bare, settings).frame["path"]) == list(expected.frame["path"])
+    nowhere = Manifest(manifest.frame, tmp_path)
+    assert list(choose_subjects(nowhere, probe, settings).frame["path"]) == list(expected.frame["path"])
 
 
 def test_a_donor_that_trained_the_probe_takes_its_receivers_along(manifest, tiny_backbone, probe, tmp_path):

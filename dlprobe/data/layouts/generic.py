@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from dlprobe.data.layouts.base import LAYOUTS, SPLIT_NAMES, Ignored, Item, Record, Reject, contents, orphan_masks
-from dlprobe.data.manifest import MASK_READING, REQUIRED, TEXT_COLUMNS, as_text, read_csv, read_parquet
+from dlprobe.data.manifest import MASK_READING, REQUIRED, TEXT_COLUMNS, as_text, read_csv, read_parquet, table_root
 from dlprobe.data.provenance import VARIANTS, Variant
 from dlprobe.errors import DataError
 
@@ -25,17 +25,21 @@ def csv_layout(root: Path, *, dataset: str = "") -> Iterator[Item]:
     Parameters
     ----------
     root : Path
-        A CSV or Parquet file, or a folder with one of `TABLE_NAMES`. Paths are relative to the file's folder. Columns
-        ``path`` and ``variant`` are needed; ``source_id`` defaults to the file name without its ending.
+        A CSV or Parquet file, or a folder with one of `TABLE_NAMES`. Paths are relative to the file's folder, or to the
+        root that a manifest of `dlprobe scan` names. Columns ``path`` and ``variant`` are needed; ``source_id``
+        defaults to the file name without its ending.
     dataset : str
         Name of the data set where the table has none.
 
     Raises
     ------
     DataError
-        If there is no table, or it lacks a column.
+        If there is no table, it lacks a column, or the one in a folder names images in another.
     """
     table_path = root if root.is_file() else _table_in(root)
+    if root.is_dir() and (images := table_root(table_path)).resolve() != root.resolve():
+        msg = f"{table_path} is a manifest of images in {images.resolve()}; give the table itself, or that folder"
+        raise DataError(msg)
     table = read_parquet(table_path)[0] if table_path.suffix == ".parquet" else read_csv(table_path)
     if missing := [name for name in REQUIRED if name not in table and name != "source_id"]:
         msg = f"{table_path} lacks the column {' and '.join(missing)}; give path, variant, and mask for sp and fr"

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from dlprobe.metrics.resampling import jackknife_interval, median_interval
-from dlprobe.metrics.statistics import Interval, ratio_interval
+from dlprobe.metrics.intervals import Interval, jackknife_interval, median_interval, ratio_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dlprobe.data.manifest import source_groups
 from dlprobe.errors import DataError
+from dlprobe.probes.probe import FILE_DIGITS
+from dlprobe.spec import sha256_of_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +62,7 @@ def choose_subjects(manifest: Manifest, probe: Probe, settings: EvaluateSettings
     manifest : Manifest
         All images.
     probe : Probe
-        Whose card names the sources that trained, chose or calibrated it.
+        Whose card names the sources, and lists the files, that trained, chose or calibrated it.
     settings : EvaluateSettings
         `split` and `seen` count.
 
@@ -104,18 +107,23 @@ def size_bin(mask_share: float) -> str:
 def _without_seen(
     manifest: Manifest, frame: pd.DataFrame, probe: Probe, settings: EvaluateSettings, found: Subjects
 ) -> pd.DataFrame:
-    seen = seen_sources(probe)
-    if seen is None:
+    seen, known = seen_sources(probe), _known_files(frame, manifest.root, probe)
+    if seen is None and known is None:
         found.notes.append("the probe's card names no training sources, so that none could be left out")
         return frame
     groups = source_groups(manifest.frame)
-    parted = manifest.frame["source_id"].isin(seen) | manifest.frame["donor_id"].isin(seen)
-    trained = groups.loc[frame.index].isin(set(groups[parted]))
+    parted = manifest.frame["source_id"].isin(seen or ()) | manifest.frame["donor_id"].isin(seen or ())
+    named = groups.loc[frame.index].isin(set(groups[parted]))
+    trained = named if known is None else groups.loc[frame.index].isin({*groups[parted], *groups[known]})
     count, sources = int(trained.sum()), frame.loc[trained, "source_id"].nunique()
     if not count:
-        found.notes.append(f"none of the images is of the {len(seen)} sources that trained or chose the probe")
+        which = "" if seen is None else f"{len(seen)} "
+        found.notes.append(f"none of the images is of the {which}sources that trained or chose the probe")
         return frame
     what = f"{count} images of {sources} sources that trained or chose the probe, or share a donor with such"
+    if renamed := sorted(set(frame.loc[trained & ~named, "source_id"])):
+        more = f" and {len(renamed) - 1} more" if len(renamed) > 1 else ""
+        what += f" ({renamed[0]}{more} under other names: the probe's card lists files of the same bytes)"
     if settings.seen == "refuse":
         msg = f"the manifest holds {what}; leave them out (--seen leave-out), or evaluate on other sources"
         raise DataError(msg)
@@ -125,3 +133,22 @@ def _without_seen(
     found.ignored["of a source that trained or chose the probe"] += count
     found.notes.append(f"left out: {what}")
     return frame[~trained]
+
+
+def _known_files(frame: pd.DataFrame, root: Path, probe: Probe) -> pd.Index | None:
+    """Return the rows whose files had a part in the probe, whatever their sources are called; None if none are listed.
+
+    A file that cannot be read is none of them: it becomes a reject when it is to be scored.
+    """
+    files = probe.seen_files()
+    if files is None:
+        return None
+
+    def known(path: str) -> bool:
+        try:
+            return sha256_of_file(root / path)[:FILE_DIGITS] in files
+        except OSError:
+            return False
+
+    with ThreadPoolExecutor() as pool:
+        return frame.index[list(pool.map(known, frame["path"]))]

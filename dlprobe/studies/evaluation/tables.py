@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.metrics import aggregate, aggregate_intervals, bootstrap_mean, holm, paired_difference, source_means
+from dlprobe.metrics.intervals import MIN_SOURCES
 from dlprobe.metrics.protocols.averages import Tally, Whole
-from dlprobe.metrics.statistics import MIN_SOURCES
 from dlprobe.studies.evaluation.settings import OWN_PROTOCOL
 from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.results import AUTHENTIC_VARIANTS, FAKE_VARIANTS, told_losses, with_interval

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from dlprobe.errors import MetricError
-from dlprobe.metrics.draws import coins, draws
+from dlprobe.metrics.intervals.draws import coins, draws
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterable, Sequence

@@ -14,7 +14,7 @@ from dlprobe.metrics import (
     source_means,
     studentized_intervals,
 )
-from dlprobe.metrics.draws import coins, draws
+from dlprobe.metrics.intervals.draws import coins, draws
 
 # Beta(.5, 2) is how F1 by source looks under a weak probe: skewed, in [0, 1], many values near 0.
 NOISE = {
@@ -102,9 +102,9 @@ def test_many_sources_are_resampled_in_blocks_to_the_same_end(monkeypatch):
     values = np.random.default_rng(0).exponential(size=(3, 40))
     whole = studentized_intervals(values, resamples=999)
     p = sign_flip_p(values[0] - 1, resamples=999)
-    monkeypatch.setattr("dlprobe.metrics.statistics._CHUNK_NUMBERS", 1500)
-    monkeypatch.setattr("dlprobe.metrics.draws._BLOCK_NUMBERS", 1500)
-    monkeypatch.setattr("dlprobe.metrics.draws._KEPT_NUMBERS", 0)
+    monkeypatch.setattr("dlprobe.metrics.intervals.studentized._CHUNK_NUMBERS", 1500)
+    monkeypatch.setattr("dlprobe.metrics.intervals.draws._BLOCK_NUMBERS", 1500)
+    monkeypatch.setattr("dlprobe.metrics.intervals.draws._KEPT_NUMBERS", 0)
     assert len(list(draws(40, 999, 0))) == len(list(coins(40, 999, 0))) == 27
     np.testing.assert_allclose(studentized_intervals(values, resamples=999), whole, rtol=1e-12)
     assert sign_flip_p(values[0] - 1, resamples=999) == p
@@ -113,7 +113,7 @@ def test_many_sources_are_resampled_in_blocks_to_the_same_end(monkeypatch):
 @pytest.mark.parametrize("kind", [draws, coins])
 def test_what_is_kept_is_what_would_be_drawn_again(kind, monkeypatch):
     kept = [np.concatenate(list(kind(12, 500, seed))) for seed in (0, 1, 2, 0)]
-    monkeypatch.setattr("dlprobe.metrics.draws._KEPT_NUMBERS", 0)
+    monkeypatch.setattr("dlprobe.metrics.intervals.draws._KEPT_NUMBERS", 0)
     for seed, found in zip((0, 1, 2, 0), kept, strict=True):
         np.testing.assert_array_equal(np.concatenate(list(kind(12, 500, seed))), found)
     assert not np.array_equal(kept[0], kept[1])
@@ -226,7 +226,7 @@ def test_exact_sign_flips_agree_with_scipy():
 def test_random_sign_flips_agree_with_the_exact_ones_and_are_never_zero(monkeypatch):
     d = np.random.default_rng(3).normal(0.4, 1, size=14)
     exact = sign_flip_p(d)
-    monkeypatch.setattr("dlprobe.metrics.statistics.EXACT_SOURCES", 0)
+    monkeypatch.setattr("dlprobe.metrics.intervals.studentized.EXACT_SOURCES", 0)
     assert sign_flip_p(d, resamples=40_000) == pytest.approx(exact, abs=0.01)
     assert sign_flip_p(np.ones(200), resamples=999) == 1 / 1000
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import t
 
 from dlprobe.errors import MetricError
-from dlprobe.metrics.statistics import MIN_SOURCES, Interval, bootstrap_mean
+from dlprobe.metrics.intervals.studentized import MIN_SOURCES, Interval, bootstrap_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -265,6 +265,8 @@ def test_flips_in_padding_are_all_found(changed, name, objects, flip):
 
 def test_flips_in_everything_else_are_found(changed, name, objects, flip):
     """Ten in each piece of metadata, windows, manifest and reference, and ten in each record."""
+    if name == "s3 int8 compressed":
+        pytest.skip("what belongs to no block is the same whatever the codec, and is asked of S3 once")
     import json
 
     found, rng = objects(changed), np.random.default_rng(2)

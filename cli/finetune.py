@@ -22,7 +22,7 @@ from .options import (
     tell_dropped,
     tell_faults,
 )
-from .output import emit
+from .output import emit, emit_run
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ def finetune(
     limit = pixel_limit(max_pixels)
     with progress_bar("finetune", "steps") as progress:
         result = run(table, model, out, modes=modes, settings=settings, progress=progress, **limit)
-    emit(result.results.to_dict("records") if as_json else result.summary().to_dict("records"), as_json=as_json)
+    if as_json:
+        emit(result.results.to_dict("records"), as_json=True)
+    else:
+        emit_run(result.short(), result.out)
     for note in (*result.notes, *(f"rejected: {path}: {reason}" for path, reason in result.rejects.items())):
         talk(note)
     if result.rejects:

@@ -9,11 +9,11 @@ import typer
 
 from .boundary import talk
 from .options import JsonOpt
-from .output import emit
+from .output import emit, emit_run
 from .progress import progress_bar
 
 if TYPE_CHECKING:
-    from dlprobe.studies import FitResult, FitSettings
+    from dlprobe.studies import FitSettings
 
 #: What shells report of a process that ended by Ctrl-C.
 EXIT_INTERRUPTED = 130
@@ -119,20 +119,9 @@ def fit(
     if as_json:
         emit(result.results.to_dict("records"), as_json=True)
     else:
-        _print(result)
+        emit_run(result.short(), result.out)
     for note in result.notes:
         talk(note)
-
-
-def _print(result: FitResult) -> None:
-    """Print what fits a terminal, model by model, and say where the rest is."""
-    table = result.short()
-    for number, (model, rows) in enumerate(table.groupby("model", sort=False)):
-        typer.echo(f"{chr(10) if number else ''}{model}")
-        emit(rows.drop(columns="model").to_dict("records"), as_json=False)
-    talk("at the score 0.5, beside what marking everything gets; 95 % intervals are over photographs")
-    talk(f"all probes, generators, masks and thresholds, and differences with p: {result.out / 'results.md'},")
-    talk(f"{result.out / 'comparisons.md'}, or one page by `dlprobe report {result.out}`")
 
 
 def report(

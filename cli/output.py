@@ -5,8 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import typer
+
+from .boundary import talk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
 
 Row = Mapping[str, object]
 
@@ -19,6 +27,16 @@ def emit(rows: Iterable[Row], *, as_json: bool) -> None:
             typer.echo(json.dumps({key: _plain(value) for key, value in row.items()}))
     elif table:
         typer.echo(aligned(list(table[0]), [[_text(row.get(name)) for name in table[0]] for row in table]))
+
+
+def emit_run(table: pd.DataFrame, out: Path) -> None:
+    """Print of the scores of a fit or a fine-tuning what fits a terminal, model by model, and say where the rest is."""
+    for number, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        typer.echo(f"{chr(10) if number else ''}{model}")
+        emit(rows.drop(columns="model").to_dict("records"), as_json=False)
+    talk("at the score 0.5, beside what marking everything gets; 95 % intervals are over photographs")
+    talk(f"all probes, generators, masks and thresholds, and differences with p: {out / 'results.md'},")
+    talk(f"{out / 'comparisons.md'}, or one page by `dlprobe report {out}`")
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,6 +15,7 @@ COMMANDS = {
     "growth.py --windows 1 2": 4,
     "read.py --windows 8 --repeats 1": 8,
     "fit.py --only logistic --windows 2 --logistic-rows 1000 --threads 1": 1,
+    "tables.py --photographs 20 --rows 2": 3,
 }
 
 

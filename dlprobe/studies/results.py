@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.data.labels import TRUTH_SCHEME
-from dlprobe.metrics import bootstrap_mean, holm, paired_difference, seed_spread
+from dlprobe.metrics import holm, paired_difference, seed_spread
+from dlprobe.metrics.intervals import bootstrap_means
 from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.fitting.scoring.by_source import ScoreColumns
@@ -40,6 +41,8 @@ _OVERVIEW, _OVERVIEW_OF_VARIANTS = ("iou", "false_area"), ("iou_val", "false_are
 MAIN_METHOD = "dice"
 #: When a kind counts as not surely won, in words.
 _NOT_SURE = "the interval of the difference, each kind's own and unadjusted, reaches to 0 or below"
+#: Columns of a mean over sources and its interval.
+_INTERVAL = ("value", "low", "high", "n_sources")
 #: What identifies a row of scores beside its kind.
 METHOD_KEY = ["model", "method", "scheme"]
 
@@ -97,7 +100,7 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     images = images.reset_index(drop=True)
     columns, grid = ScoreColumns(images, METHOD_KEY), grid_of(images)
     settings = images["setting"].to_numpy()
-    records = []
+    records, means = [], []
     for kind, rows in kinds(images):
         fake = rows["variant"].iloc[0] in FAKE_VARIANTS
         parts = columns.parts(rows.index.to_numpy())
@@ -107,22 +110,22 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 continue
             baseline = float("nan") if everything is None else _mean(columns.by_source(everything, metric))
             for key, part in parts.items():
-                interval = bootstrap_mean(columns.by_source(part, metric), seed=seed, bounds=(0, 1))
+                means.append(columns.by_source(part, metric))
                 records.append(
                     {
                         "kind": kind,
                         **dict(zip(METHOD_KEY, key, strict=True)),
                         "metric": f"{metric}@{grid}",
-                        "value": interval.estimate,
-                        "low": interval.low,
-                        "high": interval.high,
-                        "n_sources": interval.n,
+                        **dict.fromkeys(_INTERVAL),
                         "n_images": columns.n_files(part, metric),
                         "everything": baseline,
                         **_spread(columns, part, metric),
                         "setting": "; ".join(sorted({str(setting) for setting in settings[part] if setting})),
                     }
                 )
+    intervals = bootstrap_means(np.array(means), seed=seed, bounds=(0, 1)) if means else []
+    for record, interval in zip(records, intervals, strict=True):
+        record |= dict(zip(_INTERVAL, (interval.estimate, interval.low, interval.high, interval.n), strict=True))
     return pd.DataFrame.from_records(records)
 
 

@@ -74,6 +74,18 @@ def test_the_run_compares_its_modes_and_leaves_no_checkpoint(made):
     assert "validation chose it" in result.stderr
 
 
+def test_a_finished_run_shows_again_what_a_terminal_has_room_for(made, table):
+    out, _ = made
+    modes = ("--mode", "head", "--mode", "lora", "--mode", "full")
+    again = dlprobe("finetune", table, "-o", out, *BACKBONE, *SHORT, *modes)
+    assert again.exit_code == 0, (again.stderr, again.exception)
+    lines = again.stdout.splitlines()
+    assert [line for line in lines if line.startswith("timm:")] == list(read_run(out).record["models"])
+    assert max(map(len, lines)) <= 100
+    assert "iou@patch" in again.stdout
+    assert "results.md" in again.stderr
+
+
 def test_the_report_reads_it(made):
     out, _ = made
     assert dlprobe("report", out).exit_code == 0

@@ -14,6 +14,7 @@ from dlprobe.metrics import (
     source_means,
     studentized_intervals,
 )
+from dlprobe.metrics.intervals import bootstrap_means
 from dlprobe.metrics.intervals.draws import coins, draws
 
 # Beta(.5, 2) is how F1 by source looks under a weak probe: skewed, in [0, 1], many values near 0.
@@ -96,6 +97,18 @@ def test_a_row_among_many_has_the_interval_it_has_alone():
     low, high = studentized_intervals(values, seed=3)
     alone = bootstrap_mean(values[2], seed=3)
     assert (alone.low, alone.high) == pytest.approx((low[2], high[2]), rel=1e-12)
+
+
+def test_many_rows_have_the_intervals_that_each_has_alone():
+    rng = np.random.default_rng(0)
+    values = rng.random((40, 15))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    values[3], values[4, 2:], values[5] = np.nan, np.nan, 0.25
+    assert len({int(count) for count in (~np.isnan(values)).sum(axis=1)}) > 4
+    for row, found in zip(values, bootstrap_means(values, seed=2, bounds=(0, 1)), strict=True):
+        alone = bootstrap_mean(row, seed=2, bounds=(0, 1))
+        np.testing.assert_allclose(found, alone, rtol=1e-12)
+    assert bootstrap_means(np.empty((0, 5))) == []
 
 
 def test_many_sources_are_resampled_in_blocks_to_the_same_end(monkeypatch):

@@ -156,6 +156,40 @@ def bootstrap_mean(
     return Interval(float(kept.mean()), float(low[0]), float(high[0]), kept.size, level, dropped)
 
 
+def bootstrap_means(
+    values: NDArray[np.float64],
+    *,
+    level: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> list[Interval]:
+    """Return `bootstrap_mean` of many rows at once, in much less time.
+
+    Parameters
+    ----------
+    values : ndarray, shape (rows, sources)
+        One value a source in each row; nan where a row has none.
+    level, resamples, seed, bounds
+        As in `bootstrap_mean`.
+
+    Notes
+    -----
+    What is drawn depends on how many sources a row has, not on which, so that rows of as many share their resamples.
+    """
+    there = ~np.isnan(values)
+    counts = there.sum(axis=1)
+    found: list[Interval | None] = [None] * len(values)
+    for n in np.unique(counts):
+        rows = np.flatnonzero(counts == n)
+        kept = values[rows][there[rows]].reshape(rows.size, n)
+        low, high = studentized_intervals(kept, level=level, resamples=resamples, seed=seed, bounds=bounds)
+        for at, row in enumerate(rows):
+            estimate = float(kept[at].mean()) if n else float("nan")
+            found[row] = Interval(estimate, float(low[at]), float(high[at]), int(n), level, int(values.shape[1] - n))
+    return [interval for interval in found if interval is not None]
+
+
 def ratio_interval(
     numerators: ArrayLike,
     denominators: ArrayLike,

@@ -26,6 +26,7 @@ from dlprobe.studies.fitting.scoring import Calibration, Column, Pooled, score_i
 from dlprobe.studies.fitting.splits import assign, files_by_part, sources_by_part
 from dlprobe.studies.results import (
     compare,
+    digest,
     grid_of,
     losses_to_everything,
     overview,
@@ -82,6 +83,10 @@ class FinetuneResult:
     def summary(self) -> pd.DataFrame:
         """Return the table that people read first."""
         return overview(self.results)
+
+    def short(self) -> pd.DataFrame:
+        """Return of that table what a terminal has room for; see `dlprobe.studies.results.digest`."""
+        return digest(self.results)
 
     def frame(self) -> pd.DataFrame:
         """Return the table of results."""

@@ -62,7 +62,7 @@ def scan(
     shorthands = {"variant": variant, "dataset": dataset}
     options = _layout_options(option or (), shorthands, reserved=tuple(signature(run).parameters))
     if root.exists():  # said before the work, not after it
-        require_target(out, root if root.is_dir() else table_root(root))
+        require_target(out, table_root(root))
     expect_damage()
     with progress_bar("scan", "images") as progress:
         result = run(root, layout, progress=progress, **settings, **options)

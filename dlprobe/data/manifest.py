@@ -19,6 +19,8 @@ from dlprobe.publish import publish
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import pyarrow as pa
+
 #: Columns in their order; strings are empty where unknown, sizes 0.
 TEXT_COLUMNS = (
     "path",
@@ -235,17 +237,28 @@ def crossing_sources(frame: pd.DataFrame) -> list[str]:
 
 
 def table_root(path: Path) -> Path:
-    """Return the folder that the paths of a table are relative to: the one that a manifest names, else the table's."""
+    """Return the folder that the paths of a table are relative to.
+
+    That is the one that a manifest names, if it is there, else the one that the table lies in; of a folder itself.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.suffix != ".parquet":
-        return path.parent
-    try:
-        stored: str = (pq.read_schema(path).metadata or {}).get(_ROOT_KEY, b".").decode()
-    except (pa.ArrowException, OSError):  # whoever reads the table says what is wrong with it
-        return path.parent
-    return path.parent / stored
+    if path.is_dir():
+        return path
+    if path.suffix == ".parquet":
+        try:
+            named = path.parent / _stored_root(pq.read_schema(path))
+        except (pa.ArrowException, OSError):  # whoever reads the table says what is wrong with it
+            return path.parent
+        if named.is_dir():
+            return named
+    return path.parent
+
+
+def _stored_root(schema: pa.Schema) -> str:
+    """Return the root that a manifest names, "." for another table."""
+    return str((schema.metadata or {}).get(_ROOT_KEY, b".").decode())
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -271,8 +284,7 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, str]:
     except (pa.ArrowException, OSError) as error:
         msg = f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); write it again with `dlprobe scan`"
         raise DataError(msg) from error
-    stored = (table.schema.metadata or {}).get(_ROOT_KEY, b".").decode()
-    return table.to_pandas(), stored
+    return table.to_pandas(), _stored_root(table.schema)
 
 
 def read_noted(path: str | os.PathLike[str]) -> tuple[Noted, ...]:

@@ -176,7 +176,7 @@ def scan(
     read = LAYOUTS[layout]
     _require_options(layout, read, options)
     found = list(read(place, **options))
-    folder = place if place.is_dir() else table_root(place)
+    folder = table_root(place)
     rejects = [item for item in found if isinstance(item, Reject)]
     files = list(walk(place)) if place.is_dir() else []
     records = _sound(found, rejects)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.data.labels import TRUTH_SCHEME
-from dlprobe.metrics import holm, paired_difference, seed_spread
-from dlprobe.metrics.intervals import bootstrap_means
+from dlprobe.metrics import holm, seed_spread
+from dlprobe.metrics.intervals import bootstrap_means, paired_differences
 from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.fitting.scoring.by_source import ScoreColumns
@@ -100,8 +100,9 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     images = images.reset_index(drop=True)
     columns, grid = ScoreColumns(images, METHOD_KEY), grid_of(images)
     settings = images["setting"].to_numpy()
-    records, means = [], []
+    records: list[dict[str, object]] = []
     for kind, rows in kinds(images):
+        of_kind, means = [], []
         fake = rows["variant"].iloc[0] in FAKE_VARIANTS
         parts = columns.parts(rows.index.to_numpy())
         everything = next((part for (_, method, _), part in parts.items() if method == EVERYTHING), None)
@@ -111,7 +112,7 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             baseline = float("nan") if everything is None else _mean(columns.by_source(everything, metric))
             for key, part in parts.items():
                 means.append(columns.by_source(part, metric))
-                records.append(
+                of_kind.append(
                     {
                         "kind": kind,
                         **dict(zip(METHOD_KEY, key, strict=True)),
@@ -123,9 +124,10 @@ def summarise(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                         "setting": "; ".join(sorted({str(setting) for setting in settings[part] if setting})),
                     }
                 )
-    intervals = bootstrap_means(np.array(means), seed=seed, bounds=(0, 1)) if means else []
-    for record, interval in zip(records, intervals, strict=True):
-        record |= dict(zip(_INTERVAL, (interval.estimate, interval.low, interval.high, interval.n), strict=True))
+        intervals = bootstrap_means(np.array(means), seed=seed, bounds=(0, 1)) if means else []
+        for record, interval in zip(of_kind, intervals, strict=True):
+            record |= dict(zip(_INTERVAL, interval, strict=False))
+        records += of_kind
     return pd.DataFrame.from_records(records)
 
 
@@ -194,26 +196,28 @@ def compare(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     images = images.reset_index(drop=True)
     columns, grid = ScoreColumns(images, METHOD_KEY), grid_of(images)
     by_kind = {kind: columns.parts(rows.index.to_numpy()) for kind, rows in kinds(images)}
-    records = []
-    for plan in planned_comparisons(images):
-        parts = by_kind[plan.kind]
-        if plan.left not in parts or plan.right not in parts:
-            continue
-        left, right = (columns.by_source(parts[side], plan.metric) for side in (plan.left, plan.right))
-        found = paired_difference(left, right, seed=seed, bounds=(-1, 1))
-        records.append(
-            {
-                "model": plan.right[0],
-                "comparison": plan.name,
-                "kind": plan.kind,
-                "metric": f"{plan.metric}@{grid}",
-                "difference": found.estimate,
-                "low": found.low,
-                "high": found.high,
-                "p": found.p,
-                "n_sources": found.n,
-            }
-        )
+    plans = [plan for plan in planned_comparisons(images) if {plan.left, plan.right} <= by_kind[plan.kind].keys()]
+    differences = np.array(
+        [
+            columns.by_source(by_kind[plan.kind][plan.right], plan.metric)
+            - columns.by_source(by_kind[plan.kind][plan.left], plan.metric)
+            for plan in plans
+        ]
+    ).reshape(len(plans), -1)
+    records = [
+        {
+            "model": plan.right[0],
+            "comparison": plan.name,
+            "kind": plan.kind,
+            "metric": f"{plan.metric}@{grid}",
+            "difference": found.estimate,
+            "low": found.low,
+            "high": found.high,
+            "p": found.p,
+            "n_sources": found.n,
+        }
+        for plan, found in zip(plans, paired_differences(differences, seed=seed, bounds=(-1, 1)), strict=True)
+    ]
     table = pd.DataFrame.from_records(records)
     return table.assign(p_holm=holm(table["p"].to_numpy())) if len(table) else table
 

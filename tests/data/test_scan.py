@@ -1,6 +1,7 @@
 """Scan: every file ends as record, reject or ignored, and each fault is found by name."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -256,6 +257,9 @@ def test_a_manifest_is_scanned_again_from_wherever_it_lies(tmp_path):
     assert again.manifest.root.resolve() == first.root.resolve()
     with pytest.raises(DataError, match=f"is a manifest of images in {tmp_path / 'data'}; give the table itself"):
         scan(tmp_path / "elsewhere")
+    moved = tmp_path / "data" / "moved.parquet"  # names a folder that is not there any more
+    shutil.copy(tmp_path / "elsewhere" / "manifest.parquet", moved)
+    assert scan(moved).manifest.sha256 == first.sha256
     first.write(tmp_path / "data" / "manifest.parquet")  # beside its images it is as good as a table in a folder
     (tmp_path / "data" / "manifest.csv").unlink()
     assert scan(tmp_path / "data").manifest.sha256 == first.sha256

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 
@@ -157,6 +158,7 @@ def test_images_may_come_by_column(protocol):
     sources, _, rows = table(protocol)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     np.testing.assert_equal(aggregate(columns, protocol), aggregate(rows, protocol))
+    np.testing.assert_equal(aggregate(pd.DataFrame(rows), protocol), aggregate(rows, protocol))
     options = {"resamples": 99}
     found = aggregate_intervals(columns, sources, protocol, **options)
     np.testing.assert_equal(found, aggregate_intervals(rows, sources, protocol, **options))
@@ -165,8 +167,14 @@ def test_images_may_come_by_column(protocol):
 def test_columns_of_unequal_length_are_refused():
     _, _, rows = table("dlprobe")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    with pytest.raises(MetricError, match="the columns tp and mask_share differ in shape"):
+    with pytest.raises(MetricError, match="the columns tp have another shape than one number an image"):
         aggregate({**columns, "tp": columns["tp"][1:]})
+    with pytest.raises(MetricError, match="another shape than one number an image"):
+        aggregate(rows[0])  # one image, and no list around it
+    with pytest.raises(MetricError, match="another shape than one number an image"):
+        aggregate({name: [values] for name, values in columns.items()})
+    with pytest.raises(MetricError, match="no column mask_share"):
+        aggregate({"tp": columns["tp"]})
     with pytest.raises(MetricError, match="no rows"):
         aggregate({name: [] for name in columns})
 

@@ -14,7 +14,7 @@ from dlprobe.metrics import (
     source_means,
     studentized_intervals,
 )
-from dlprobe.metrics.intervals import bootstrap_means
+from dlprobe.metrics.intervals import bootstrap_means, paired_differences
 from dlprobe.metrics.intervals.draws import coins, draws
 
 # Beta(.5, 2) is how F1 by source looks under a weak probe: skewed, in [0, 1], many values near 0.
@@ -109,6 +109,19 @@ def test_many_rows_have_the_intervals_that_each_has_alone():
         alone = bootstrap_mean(row, seed=2, bounds=(0, 1))
         np.testing.assert_allclose(found, alone, rtol=1e-12)
     assert bootstrap_means(np.empty((0, 5))) == []
+    with pytest.raises(MetricError, match="infinite"):
+        bootstrap_means(np.array([[0.0, np.inf]]))
+
+
+def test_many_differences_are_those_that_each_pair_has_alone():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 12, 30))
+    a[rng.random(a.shape) < 0.3] = np.nan
+    b[3], b[4, 2:] = np.nan, np.nan
+    for one, other, found in zip(a, b, paired_differences(b - a, seed=2, bounds=(-1, 1)), strict=True):
+        alone = paired_difference(one, other, seed=2, bounds=(-1, 1))
+        np.testing.assert_allclose(found, alone, rtol=1e-12)
+    assert paired_differences(np.empty((0, 5))) == []
 
 
 def test_many_sources_are_resampled_in_blocks_to_the_same_end(monkeypatch):

@@ -17,6 +17,7 @@ from dlprobe.localization import SlidingSettings, masks_by_step, score_map
 from dlprobe.localization.outputs import SATURATED_AREA
 from dlprobe.metrics import PROTOCOLS, bootstrap_mean, evaluate_map, source_means
 from dlprobe.probes import Probe
+from dlprobe.spec import sha256_of_file
 from dlprobe.studies import EvaluateSettings, evaluate, read_evaluation
 from dlprobe.studies.evaluation.maps import MapStore, degraded, map_identity, moved_regions
 from dlprobe.studies.evaluation.settings import Condition, conditions, yardsticks
@@ -222,10 +223,33 @@ def test_photographs_that_trained_the_probe_are_known_under_other_names(manifest
     own, found = (choose_subjects(each, probe, EvaluateSettings(split="all")) for each in (manifest, other))
     assert len(found.frame) == len(own.frame) < len(manifest)
     assert set(found.frame["path"]) == set(own.frame["path"])
-    assert [note for note in found.notes if "under other names: the probe's card lists files of the same bytes" in note]
-    assert not [note for note in own.notes if "under other names" in note]
-    with pytest.raises(DataError, match="under other names"):
+    words = "known by the bytes of a file alone: my "
+    assert [note for note in found.notes if words in note]
+    assert not [note for note in own.notes if words in note]
+    with pytest.raises(DataError, match=words):
         choose_subjects(other, probe, EvaluateSettings(split="all", seen="refuse"))
+
+
+def test_a_file_of_another_split_and_a_donor_tell_of_a_whole_group(manifest, probe, tmp_path):
+    for number, name in enumerate("abcd"):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(tmp_path / f"{name}.png")
+    frame = pd.DataFrame(
+        {
+            "path": ["a.png", "b.png", "c.png", "d.png"],
+            "variant": "real",
+            "source_id": ["X", "X", "Q", "Z"],
+            "donor_id": ["", "", "X", ""],
+            "split": ["train", "test", "test", "test"],
+        }
+    )
+    data = {"train_sources": ["P"], "train_files": [sha256_of_file(tmp_path / "a.png")[:16]]}
+    seen = replace(probe, card={**probe.card, "data": data})
+    found = choose_subjects(Manifest(frame, tmp_path), seen, EvaluateSettings())
+    assert list(found.frame["path"]) == ["d.png"]
+    assert "(known by the bytes of a file alone: X)" in found.notes[-1]
+    silent = replace(probe, card={**probe.card, "data": {"train_files": []}})
+    found = choose_subjects(Manifest(frame, tmp_path), silent, EvaluateSettings())
+    assert "names no training sources" in found.notes[-1]
 
 
 def test_a_card_without_lists_of_files_is_taken_by_its_names_and_lost_files_are_rejects(manifest, probe, tmp_path):

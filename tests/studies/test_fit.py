@@ -240,7 +240,7 @@ def test_an_unwritable_or_unsuitable_output_is_refused_before_the_fit(tiny_cache
 
 
 def test_a_terminal_is_shown_every_method_once_and_every_scheme_of_the_main_one(tiny_fit, capsys):
-    import_module("dlprobe_cli.fitting")._print(tiny_fit)
+    import_module("dlprobe_cli.output").emit_run(tiny_fit.short(), tiny_fit.out)
     out, err = capsys.readouterr()
     assert max(map(len, out.splitlines())) <= 100
     model, head, *rows = out.splitlines()

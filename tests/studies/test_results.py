@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from dlprobe.metrics import bootstrap_mean, paired_difference, seed_spread, source_means
+from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.results import METHOD_KEY, compare, kinds, planned_comparisons, summarise
 
 VARIANTS = {
@@ -57,6 +58,13 @@ def test_every_number_is_that_of_its_rows_alone(images):
     of_kind = dict(kinds(images))
     assert set(table["kind"]) == set(of_kind)
     assert {"sp sd", "sp (none)", "ae", "fr free"} <= set(of_kind)
+    expected = [
+        (kind, *key, f"{metric}@patch")
+        for kind, rows in kinds(images)
+        for metric in (("iou", "ap", "iou_val") if kind[:2] in {"sp", "fr"} else ("false_area",))
+        for key, _ in rows.groupby(METHOD_KEY, sort=False)
+    ]
+    assert list(table[["kind", *METHOD_KEY, "metric"]].itertuples(index=False, name=None)) == expected
     for row in table.itertuples():
         metric = row.metric.removesuffix("@patch")
         rows = of_kind[row.kind]
@@ -79,6 +87,24 @@ def test_every_number_is_that_of_its_rows_alone(images):
         else:
             assert np.isnan(row.seed_sd)
             assert np.isnan(row.sampling_error)
+
+
+def test_a_table_without_seeds_or_values_and_with_sizes_of_masks(images):
+    sized = images[images["seed"] == 0].drop(columns="seed").assign(mask_size=SIZE_BINS[0][1])
+    sized.loc[sized["path"].str.contains("-[0-4]-"), "mask_size"] = SIZE_BINS[1][1]
+    sized.loc[sized["method"] == "ridge", "ap"] = np.nan
+    table = summarise(sized)
+    assert set(table["seeds"]) == {1}
+    assert {f"sp {size}" for _, size in SIZE_BINS[:2]} <= set(table["kind"])
+    nothing = table[(table["method"] == "ridge") & (table["metric"] == "ap@patch")]
+    assert len(nothing)
+    assert nothing[["value", "low", "high"]].isna().all(axis=None)
+    assert (nothing[["n_sources", "n_images"]] == 0).all(axis=None)
+    compared = compare(sized.drop(columns=["dataset", "path"]))
+    pd.testing.assert_frame_equal(compared, compare(sized))
+    undefined = compared["comparison"].str.contains("ridge") & (compared["metric"] == "ap@patch")
+    assert undefined.any()
+    assert compared.loc[undefined, "p"].isna().all()
 
 
 def test_every_difference_is_that_of_its_two_sides_alone(images):

@@ -38,7 +38,7 @@ def csv_layout(root: Path, *, dataset: str = "") -> Iterator[Item]:
     """
     table_path = root if root.is_file() else _table_in(root)
     if root.is_dir() and (images := table_root(table_path)).resolve() != root.resolve():
-        msg = f"{table_path} is a manifest of images in {images.resolve()}; give the table itself, or that folder"
+        msg = f"{table_path} is a manifest of images in {images.resolve()}; give the table itself"
         raise DataError(msg)
     table = read_parquet(table_path)[0] if table_path.suffix == ".parquet" else read_csv(table_path)
     if missing := [name for name in REQUIRED if name not in table and name != "source_id"]:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 #: Resamples are drawn and given in blocks of about this many numbers, to bound memory.
 _BLOCK_NUMBERS = 4_000_000
-#: What has up to this many numbers, of a byte each, is kept.
+#: What has up to this many numbers, of a byte each, is kept: at 9,999 resamples that of 3,200 sources, 32 MB. Two of
+#: each kind stay for the life of the process.
 _KEPT_NUMBERS = 32_000_000
 
 

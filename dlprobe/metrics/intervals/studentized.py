@@ -173,21 +173,35 @@ def bootstrap_means(
     level, resamples, seed, bounds
         As in `bootstrap_mean`.
 
+    Returns
+    -------
+    list of Interval
+        One a row.
+
+    Raises
+    ------
+    MetricError
+        If a value is infinite.
+
     Notes
     -----
     What is drawn depends on how many sources a row has, not on which, so that rows of as many share their resamples.
     """
+    if np.isinf(values).any():
+        msg = "values by source are infinite; pass one finite number (or nan) a source"
+        raise MetricError(msg)
     there = ~np.isnan(values)
     counts = there.sum(axis=1)
-    found: list[Interval | None] = [None] * len(values)
-    for n in np.unique(counts):
+    ends = np.full((3, len(values)), np.nan)
+    for n in np.unique(counts[counts > 0]):
         rows = np.flatnonzero(counts == n)
         kept = values[rows][there[rows]].reshape(rows.size, n)
         low, high = studentized_intervals(kept, level=level, resamples=resamples, seed=seed, bounds=bounds)
-        for at, row in enumerate(rows):
-            estimate = float(kept[at].mean()) if n else float("nan")
-            found[row] = Interval(estimate, float(low[at]), float(high[at]), int(n), level, int(values.shape[1] - n))
-    return [interval for interval in found if interval is not None]
+        ends[:, rows] = kept.mean(axis=1), low, high
+    return [
+        Interval(estimate, low, high, n, level, values.shape[1] - n)
+        for (estimate, low, high), n in zip(ends.T.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def ratio_interval(
@@ -306,6 +320,39 @@ def paired_difference(
     interval = bootstrap_mean(difference, level=level, resamples=resamples, seed=seed, bounds=bounds)
     p = sign_flip_p(difference[~np.isnan(difference)], resamples=resamples, seed=seed)
     return PairedDifference(interval.estimate, interval.low, interval.high, p, interval.n, interval.dropped)
+
+
+def paired_differences(
+    differences: NDArray[np.float64],
+    *,
+    level: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> list[PairedDifference]:
+    """Return `paired_difference` of many pairs of scores at once, in much less time.
+
+    Parameters
+    ----------
+    differences : ndarray, shape (rows, sources)
+        The second score minus the first, of each pair in a row; nan where a source lacks one.
+    level, resamples, seed, bounds
+        As in `paired_difference`.
+
+    Returns
+    -------
+    list of PairedDifference
+        One a row.
+    """
+    intervals = bootstrap_means(differences, level=level, resamples=resamples, seed=seed, bounds=bounds)
+    p = np.full(len(differences), np.nan)
+    for row in sorted(range(len(differences)), key=lambda at: intervals[at].n):  # those of as many share their coins
+        known = differences[row][~np.isnan(differences[row])]
+        p[row] = sign_flip_p(known, resamples=resamples, seed=seed)
+    return [
+        PairedDifference(found.estimate, found.low, found.high, float(p[row]), found.n, found.dropped)
+        for row, found in enumerate(intervals)
+    ]
 
 
 def sign_flip_p(differences: ArrayLike, *, resamples: int = 9999, seed: int = 0) -> float:

@@ -123,18 +123,22 @@ def aggregate_intervals(
 
 def _columns(rows: Rows) -> dict[str, NDArray[np.float64]]:
     columns = {name: np.asarray(values, np.float64) for name, values in _by_column(rows).items()}
-    if not columns or not columns["mask_share"].size:
+    if columns and "mask_share" not in columns:
+        msg = "the rows have no column mask_share; pass what `evaluate_map` returned"
+        raise MetricError(msg)
+    shares = columns["mask_share"] if columns else np.empty(0)
+    if not shares.size:
         msg = "there are no rows to aggregate; score at least one image"
         raise MetricError(msg)
-    if odd := [name for name, values in columns.items() if values.shape != columns["mask_share"].shape]:
-        msg = f"the columns {', '.join(odd)} and mask_share differ in shape; pass one number an image in each"
+    if odd := [name for name, values in columns.items() if values.ndim != 1 or values.shape != shares.shape]:
+        msg = f"the columns {', '.join(odd)} have another shape than one number an image; pass rows or whole columns"
         raise MetricError(msg)
     return columns
 
 
 def _by_column(rows: Rows) -> Mapping[str, ArrayLike]:
-    if isinstance(rows, Mapping):
-        return rows
+    if not isinstance(rows, Sequence):
+        return rows  # a DataFrame, too
     keys = list(rows[0]) if rows else []
     for at, row in enumerate(rows):
         if row.keys() != rows[0].keys():

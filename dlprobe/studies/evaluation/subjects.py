@@ -13,6 +13,7 @@ from dlprobe.probes.probe import FILE_DIGITS
 from dlprobe.spec import sha256_of_file
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     import pandas as pd
@@ -107,23 +108,24 @@ def size_bin(mask_share: float) -> str:
 def _without_seen(
     manifest: Manifest, frame: pd.DataFrame, probe: Probe, settings: EvaluateSettings, found: Subjects
 ) -> pd.DataFrame:
-    seen, known = seen_sources(probe), _known_files(frame, manifest.root, probe)
-    if seen is None and known is None:
+    seen, files = seen_sources(probe), probe.seen_files()
+    if seen is None and not files:
         found.notes.append("the probe's card names no training sources, so that none could be left out")
         return frame
-    groups = source_groups(manifest.frame)
-    parted = manifest.frame["source_id"].isin(seen or ()) | manifest.frame["donor_id"].isin(seen or ())
-    named = groups.loc[frame.index].isin(set(groups[parted]))
-    trained = named if known is None else groups.loc[frame.index].isin({*groups[parted], *groups[known]})
+    table, groups = manifest.frame, source_groups(manifest.frame)
+    named = set(groups[table["source_id"].isin(seen or ()) | table["donor_id"].isin(seen or ())])
+    asked = groups.isin(set(groups[frame.index]) - named)  # of other splits, too: one file tells of its whole group
+    known = _known_files(table.loc[asked, "path"], manifest.root, files or {})
+    trained = groups[frame.index].isin({*named, *groups[known]})
     count, sources = int(trained.sum()), frame.loc[trained, "source_id"].nunique()
     if not count:
         which = "" if seen is None else f"{len(seen)} "
         found.notes.append(f"none of the images is of the {which}sources that trained or chose the probe")
         return frame
     what = f"{count} images of {sources} sources that trained or chose the probe, or share a donor with such"
-    if renamed := sorted(set(frame.loc[trained & ~named, "source_id"])):
-        more = f" and {len(renamed) - 1} more" if len(renamed) > 1 else ""
-        what += f" ({renamed[0]}{more} under other names: the probe's card lists files of the same bytes)"
+    if byte_known := sorted(set(table.loc[known, "source_id"])):
+        more = f" and {len(byte_known) - 1} more" if len(byte_known) > 1 else ""
+        what += f" (known by the bytes of a file alone: {byte_known[0]}{more})"
     if settings.seen == "refuse":
         msg = f"the manifest holds {what}; leave them out (--seen leave-out), or evaluate on other sources"
         raise DataError(msg)
@@ -135,14 +137,11 @@ def _without_seen(
     return frame[~trained]
 
 
-def _known_files(frame: pd.DataFrame, root: Path, probe: Probe) -> pd.Index | None:
-    """Return the rows whose files had a part in the probe, whatever their sources are called; None if none are listed.
+def _known_files(paths: pd.Series, root: Path, files: Collection[str]) -> pd.Index:
+    """Return the rows whose files had a part in a probe, by the first digits of their sha256, whatever they are called.
 
     A file that cannot be read is none of them: it becomes a reject when it is to be scored.
     """
-    files = probe.seen_files()
-    if files is None:
-        return None
 
     def known(path: str) -> bool:
         try:
@@ -150,5 +149,7 @@ def _known_files(frame: pd.DataFrame, root: Path, probe: Probe) -> pd.Index | No
         except OSError:
             return False
 
+    if not files:
+        return paths.index[:0]
     with ThreadPoolExecutor() as pool:
-        return frame.index[list(pool.map(known, frame["path"]))]
+        return paths.index[list(pool.map(known, paths))]

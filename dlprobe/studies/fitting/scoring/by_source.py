@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +33,13 @@ class ScoreColumns:
         self._images = images
         names, self._sources = np.unique(images["source_id"].to_numpy(dtype=str), return_inverse=True)
         self._n_sources = names.size
-        self._files = images.groupby(["dataset", "path"], sort=False, dropna=False).ngroup().to_numpy()
         self._seeds = images["seed"].to_numpy() if "seed" in images else np.zeros(len(images), int)
-        self._groups = images.groupby(list(key), sort=False, dropna=False).ngroup().to_numpy()
-        first = np.unique(self._groups, return_index=True)[1]
-        self._keys = list(images[list(key)].iloc[first].itertuples(index=False, name=None))
+        self._groups, self._keys = _numbered(images, key)
         self._values: dict[str, NDArray[np.float64]] = {}
+
+    @cached_property
+    def _files(self) -> NDArray[np.intp]:
+        return _numbered(self._images, ("dataset", "path"))[0]
 
     def __contains__(self, metric: str) -> bool:
         return metric in self._images
@@ -67,3 +69,10 @@ class ScoreColumns:
         """Return the positions of each seed."""
         seeds = self._seeds[rows]
         return [rows[seeds == seed] for seed in dict.fromkeys(seeds.tolist())]
+
+
+def _numbered(images: pd.DataFrame, columns: Sequence[str]) -> tuple[NDArray[np.intp], list[tuple[str, ...]]]:
+    """Return the number of each row's values of some columns, and these values, in the order in which they appear."""
+    numbers: dict[tuple[str, ...], int] = {}
+    rows = zip(*(images[column].tolist() for column in columns), strict=True)
+    return np.array([numbers.setdefault(row, len(numbers)) for row in rows], np.intp), list(numbers)

@@ -32,18 +32,20 @@ from dlprobe.metrics.guarantees import (
     sources_needed,
     worst_by_source,
 )
-from dlprobe.metrics.intervals import (
-    Interval,
-    PairedDifference,
+from dlprobe.metrics.intervals.resampling import (
     SeedSpread,
-    bootstrap_mean,
-    holm,
     jackknife_interval,
     leave_one_out_interval,
     median_interval,
+    seed_spread,
+)
+from dlprobe.metrics.intervals.studentized import (
+    Interval,
+    PairedDifference,
+    bootstrap_mean,
+    holm,
     paired_difference,
     ratio_interval,
-    seed_spread,
     sign_flip_p,
     source_means,
     studentized_intervals,

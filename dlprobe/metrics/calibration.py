@@ -12,7 +12,7 @@ from scipy.special import expit, logsumexp
 
 from dlprobe import plotting
 from dlprobe.errors import MetricError
-from dlprobe.metrics.intervals import ratio_interval
+from dlprobe.metrics.intervals.studentized import ratio_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ import numpy as np
 from dlprobe.data.images import read_image
 from dlprobe.data.samples import mask_of
 from dlprobe.errors import DataError
-from dlprobe.metrics.intervals import MIN_SOURCES
+from dlprobe.metrics.intervals.studentized import MIN_SOURCES
 from dlprobe.plotting import png
 from dlprobe.publish import publish
 from dlprobe.reports.page import (

@@ -13,7 +13,7 @@ import pandas as pd
 
 from dlprobe import plotting
 from dlprobe.errors import MetricError, OutputError
-from dlprobe.metrics.intervals import MIN_SOURCES
+from dlprobe.metrics.intervals.studentized import MIN_SOURCES
 from dlprobe.publish import publish
 from dlprobe.separability.statistics.intervals import (
     difference_interval,

@@ -12,7 +12,7 @@ from scipy.stats import t
 
 from dlprobe.data.labels import CLASSES, SCHEMES, LabelScheme
 from dlprobe.errors import MetricError
-from dlprobe.metrics.intervals import MIN_SOURCES
+from dlprobe.metrics.intervals.studentized import MIN_SOURCES
 from dlprobe.separability.gathering import PAIRS
 from dlprobe.separability.maps import scaled
 from dlprobe.separability.results import Task

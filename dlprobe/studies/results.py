@@ -11,7 +11,7 @@ import pandas as pd
 
 from dlprobe.data.labels import TRUTH_SCHEME
 from dlprobe.metrics import holm, seed_spread
-from dlprobe.metrics.intervals import bootstrap_means, paired_differences
+from dlprobe.metrics.intervals.studentized import bootstrap_means, paired_differences
 from dlprobe.studies.evaluation.subjects import SIZE_BINS
 from dlprobe.studies.fitting.scoring import EVERYTHING
 from dlprobe.studies.fitting.scoring.by_source import ScoreColumns

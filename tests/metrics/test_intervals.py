@@ -14,8 +14,8 @@ from dlprobe.metrics import (
     source_means,
     studentized_intervals,
 )
-from dlprobe.metrics.intervals import bootstrap_means, paired_differences
 from dlprobe.metrics.intervals.draws import coins, draws
+from dlprobe.metrics.intervals.studentized import bootstrap_means, paired_differences
 
 # Beta(.5, 2) is how F1 by source looks under a weak probe: skewed, in [0, 1], many values near 0.
 NOISE = {

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from dlprobe import plotting
 from dlprobe.cache import open_cache
 from dlprobe.errors import IdentityError, MetricError, OutputError
-from dlprobe.metrics.intervals import MIN_SOURCES
+from dlprobe.metrics.intervals.studentized import MIN_SOURCES
 from dlprobe.probes import Probe, make_card
 from dlprobe.reports.fits.sections import separability_sections
 from dlprobe.separability import PatchMap, SeparabilitySettings, separate

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from dlprobe.metrics.intervals import Interval, jackknife_interval, median_interval, ratio_interval
+from dlprobe.metrics.intervals.resampling import jackknife_interval, median_interval
+from dlprobe.metrics.intervals.studentized import Interval, ratio_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from dlprobe.metrics.protocols.base import PROTOCOLS, check_pair
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from dlprobe.metrics.intervals import Interval
+    from dlprobe.metrics.intervals.studentized import Interval
 
     Rows: TypeAlias = Sequence[Mapping[str, float]] | Mapping[str, ArrayLike]
 

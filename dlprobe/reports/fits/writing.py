@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlprobe.metrics.intervals import MIN_SOURCES
+from dlprobe.metrics.intervals.studentized import MIN_SOURCES
 from dlprobe.plotting import png
 from dlprobe.reports.fits.examples import worst_and_best
 from dlprobe.reports.fits.sections import calibration_section, pooled_sections, require_folder, separability_sections

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dlprobe.metrics import aggregate, aggregate_intervals, bootstrap_mean, holm, paired_difference, source_means
-from dlprobe.metrics.intervals import MIN_SOURCES
+from dlprobe.metrics.intervals.studentized import MIN_SOURCES
 from dlprobe.metrics.protocols.averages import Tally, Whole
 from dlprobe.studies.evaluation.settings import OWN_PROTOCOL
 from dlprobe.studies.evaluation.subjects import SIZE_BINS

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from dlprobe.metrics.intervals import jackknife_interval
+from dlprobe.metrics.intervals.resampling import jackknife_interval
 from dlprobe.studies.designs.kinds.scale import detection_growth
 
 

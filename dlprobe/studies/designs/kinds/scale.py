@@ -17,7 +17,7 @@ from scipy.special import expit
 from dlprobe.cache import open_cache
 from dlprobe.data.synthesis.generator.settings import LADDER
 from dlprobe.errors import DataError
-from dlprobe.metrics.intervals import jackknife_interval
+from dlprobe.metrics.intervals.resampling import jackknife_interval
 from dlprobe.plotting import axes, curve, intervals, legend
 from dlprobe.studies.designs.base import Findings, StudyKind, register
 from dlprobe.studies.designs.pairing import by_source, score_row

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlprobe.metrics.intervals import means_of
+from dlprobe.metrics.intervals.studentized import means_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -148,12 +148,8 @@ def bootstrap_mean(
     shown up (for 0 of n that is the Clopper-Pearson limit).
     """
     values = as_numbers(values_by_source)
-    kept = values[~np.isnan(values)]
-    dropped = values.size - kept.size
-    if not kept.size:
-        return Interval(float("nan"), float("nan"), float("nan"), 0, level, dropped)
-    low, high = studentized_intervals(kept[None], level=level, resamples=resamples, seed=seed, bounds=bounds)
-    return Interval(float(kept.mean()), float(low[0]), float(high[0]), kept.size, level, dropped)
+    [interval] = bootstrap_means(values[None], level=level, resamples=resamples, seed=seed, bounds=bounds)
+    return interval
 
 
 def bootstrap_means(
@@ -316,10 +312,9 @@ def paired_difference(
     MetricError
         If arrays differ in length, or an array meets a mapping.
     """
-    difference = _differences(a, b)
-    interval = bootstrap_mean(difference, level=level, resamples=resamples, seed=seed, bounds=bounds)
-    p = sign_flip_p(difference[~np.isnan(difference)], resamples=resamples, seed=seed)
-    return PairedDifference(interval.estimate, interval.low, interval.high, p, interval.n, interval.dropped)
+    differences = as_numbers(_differences(a, b))
+    [found] = paired_differences(differences[None], level=level, resamples=resamples, seed=seed, bounds=bounds)
+    return found
 
 
 def paired_differences(
